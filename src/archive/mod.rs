@@ -1,0 +1,1 @@
+//! Static archives: reading, checking and mending them.

@@ -1,0 +1,67 @@
+//! The command line: one file per subcommand, each with its arguments and one call into a room.
+
+mod archive;
+mod daemon;
+mod deploy;
+mod eval;
+mod exec;
+mod failure;
+mod ghc;
+mod image;
+mod job;
+mod register;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{Failure, Outcome};
+
+/// A Gitea Actions runner for small build hosts.
+#[derive(Debug, Parser)]
+#[command(name = "sower", version, about, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sower register --instance https://git.example.org --token TOKEN --labels haskelseed:host
+  sower daemon
+  sower exec -W .gitea/workflows/deploy.yaml";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Register(register::Args),
+    Daemon(daemon::Args),
+    Exec(exec::Args),
+    Eval(eval::Args),
+    Archive(archive::Args),
+    Ghc(ghc::Args),
+    Image(image::Args),
+    Deploy(deploy::Args),
+    Job(job::Args),
+}
+
+/// Reads the command line, runs the subcommand and says what went wrong on stderr.
+///
+/// Exit code: 0 done, 1 the thing asked about is not well, 2 the question was wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Register(args) => register::run(&args),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Exec(args) => exec::run(args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Archive(args) => archive::run(&args),
+        Command::Ghc(args) => ghc::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Deploy(args) => deploy::run(&args),
+        Command::Job(args) => job::run(&args),
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("sower: {failure}");
+        failure.exit_code()
+    })
+}

@@ -1,0 +1,1 @@
+//! The runner's configuration: typed, defaulted and checked.

@@ -1,0 +1,1 @@
+//! Deployment with helm: running it, watching the rollout and saying why it failed.

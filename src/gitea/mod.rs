@@ -1,0 +1,1 @@
+//! Talking to Gitea: client, registration, poller and reporter.

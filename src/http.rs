@@ -1,0 +1,48 @@
+//! How every HTTP client in this program is built: one TLS provider, one resolver, one set of time limits.
+//!
+//! Names are resolved inside the process (a static glibc would load resolver plug-ins at run time), and
+//! certificates are checked against the system's store, or the built-in roots where the system has none.
+
+use std::time::Duration;
+
+/// What may differ between clients.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Accept any certificate. Only where the operator's configuration says so.
+    pub insecure: bool,
+    /// Time limit of a whole request, body included; `None` for uploads of unknown length.
+    pub timeout: Option<Duration>,
+    /// Follow redirects (at most 10). Clients that send credentials by hand decide for themselves.
+    pub follow_redirects: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { insecure: false, timeout: Some(Duration::from_secs(60)), follow_redirects: false }
+    }
+}
+
+/// Builds a client; `user-agent` is `sower/<version>`. Proxies are taken from the environment.
+///
+/// # Errors
+/// When the TLS set-up is refused, which no input can cause.
+pub fn client(options: &Options) -> Result<reqwest::Client, reqwest::Error> {
+    // A second call finds the provider installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("sower/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(15))
+        .tcp_keepalive(Duration::from_secs(30))
+        .pool_idle_timeout(Duration::from_secs(90))
+        .pool_max_idle_per_host(4);
+    if let Some(timeout) = options.timeout {
+        builder = builder.timeout(timeout);
+    }
+    if !options.follow_redirects {
+        builder = builder.redirect(reqwest::redirect::Policy::none());
+    }
+    if options.insecure {
+        builder = builder.tls_danger_accept_invalid_certs(true);
+    }
+    builder.build()
+}

@@ -1,0 +1,1 @@
+//! Container images: reading archives, pushing to registries, pruning tags.

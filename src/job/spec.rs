@@ -1,0 +1,112 @@
+//! What is to be run: everything that a job needs to know, in the form in which it waits on disk.
+//!
+//! Whoever has a job to run (the daemon for Gitea, `exec` for the working directory) writes one of these; the
+//! executor reads nothing else, so it has never heard of Gitea.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::events::Conclusion;
+
+/// A job to run. The file that holds it contains secrets: mode 0600, removed once the job has read it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The workflow, as YAML.
+    pub workflow: String,
+    /// How diagnostics name the workflow, such as `deploy.yaml`.
+    pub workflow_file: String,
+    /// Id of the job to run; `None` when the workflow must hold exactly one.
+    pub job: Option<String>,
+    /// The combination of the matrix; `None` to take it from `strategy.matrix`, whose keys then hold one value each.
+    pub matrix: Option<Map<String, Value>>,
+    /// The `github` context as the server gave it; the executor fills in what is the runner's to know.
+    pub github: Map<String, Value>,
+    /// The `inputs` context.
+    pub inputs: Map<String, Value>,
+    /// The `secrets` context.
+    pub secrets: BTreeMap<String, String>,
+    /// The `vars` context.
+    pub vars: BTreeMap<String, String>,
+    /// The `needs` context.
+    pub needs: IndexMap<String, Need>,
+    /// Values that are masked beside the secrets, such as the runtime token.
+    pub masks: Vec<String>,
+    /// Variables that the runner's configuration and the server add to every step.
+    pub env: BTreeMap<String, String>,
+    /// The runner that runs it.
+    pub runner: RunnerInfo,
+    /// Where the job's files live.
+    pub places: Places,
+    /// Where actions come from.
+    pub actions: ActionSources,
+    /// Rows for the head of the log that only the caller can know, such as "task 42 of https://…".
+    pub head: Vec<String>,
+    /// Time limit of the job when the workflow names none, in seconds.
+    pub timeout_seconds: u64,
+}
+
+/// A job that this one needs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Need {
+    /// How it ended.
+    pub result: Option<Conclusion>,
+    /// Its outputs.
+    pub outputs: BTreeMap<String, String>,
+}
+
+/// The runner as jobs see it in the `runner` context.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunnerInfo {
+    /// The registered name.
+    pub name: String,
+    /// Label names, without `:host`.
+    pub labels: Vec<String>,
+}
+
+/// Directories and files of one job. All paths are absolute.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Places {
+    /// `GITHUB_WORKSPACE`; created empty when it is not there.
+    pub workspace: PathBuf,
+    /// Scripts, environment files, `event.json` and `RUNNER_TEMP`; removed when the job has ended.
+    pub scratch: PathBuf,
+    /// `RUNNER_TOOL_CACHE`.
+    pub tool_cache: PathBuf,
+    /// Fetched actions, shared between jobs.
+    pub action_cache: PathBuf,
+    /// `HOME` of the steps.
+    pub home: PathBuf,
+    /// Remove the workspace when the job has ended.
+    pub remove_workspace: bool,
+}
+
+/// Where actions come from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ActionSources {
+    /// What `owner/repo@ref` is relative to, such as `https://github.com`.
+    pub default_url: String,
+    /// The instance whose clone URLs get the job's token; empty for none.
+    pub instance_url: String,
+    /// Replaces `https://github.com` when set.
+    pub github_mirror: Option<String>,
+    /// Resolve `sower/…` in the binary.
+    pub embedded: bool,
+    /// A working tree that satisfies `actions/checkout` of this very repository (`exec`).
+    pub checkout_from: Option<PathBuf>,
+}
+
+impl fmt::Debug for JobSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobSpec")
+            .field("workflow_file", &self.workflow_file)
+            .field("job", &self.job)
+            .field("runner", &self.runner)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,36 @@
+//! A Gitea Actions runner for small build hosts.
+//!
+//! The rooms and what each may know of the others:
+//!
+//! | Module | Holds | Knows of |
+//! | --- | --- | --- |
+//! | [`cli`] | one file per subcommand: arguments in, one call, exit code out | everything below |
+//! | [`gitea`] | client, registration, poller, reporter | `config`, `events`, `supervisor`, `http` |
+//! | [`supervisor`] | starts job processes, finds them again, ends them | `events`, `job::spec` |
+//! | [`job`] | plan, steps, scripts, actions, commands, masking, environment files | `workflow`, `events`, `limits` |
+//! | [`limits`] | the heap ceiling and its proof | `events` |
+//! | [`events`] | the event type and the journal that writes and reads it | nothing |
+//! | [`workflow`] | model, parser with positions, diagnostics, expressions | `yaml` |
+//! | [`config`] | runner configuration: typed, defaulted, checked | `yaml` |
+//! | [`archive`] | reading, checking and mending static archives | nothing |
+//! | [`image`] | docker-archive and OCI layout, registry client, push, prune | `http` |
+//! | [`deploy`] | helm, rollout, diagnosis | nothing |
+//! | [`yaml`] | YAML documents with source positions and limits | nothing |
+//! | [`http`] | how every HTTP client here is built | nothing |
+
+pub mod archive;
+pub mod cli;
+pub mod config;
+pub mod deploy;
+pub mod events;
+pub mod gitea;
+pub mod http;
+pub mod image;
+pub mod job;
+pub mod limits;
+pub mod supervisor;
+pub mod workflow;
+pub mod yaml;
+
+/// The version of this program, as `sower --version` prints it and Gitea shows it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,7 @@
+//! The `sower` program: everything it does is in the library's `cli` room.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sower::cli::main()
+}

@@ -1,0 +1,1 @@
+//! Job processes: starting them, finding them again, ending them.

@@ -1,0 +1,1 @@
+//! The workflow language: model, parser, diagnostics and expressions.

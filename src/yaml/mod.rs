@@ -1,0 +1,1 @@
+//! YAML documents with source positions, read within limits.

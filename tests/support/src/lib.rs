@@ -1,0 +1,1 @@
+//! A stand-in for Gitea, for the tests and the demo.
