@@ -1,3 +1,10 @@
 //! Running one job: a program that turns a plan into events.
 
+pub mod command;
+pub mod files;
+pub mod mask;
+pub mod process;
+pub mod rows;
+pub mod shell;
 pub mod spec;
+pub mod tree;
