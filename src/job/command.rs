@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn other_lines_are_no_commands() {
-        for line in ["", "::", ":: ::", "::no end", "a::group::b", "::frobnicate::x", "::set-output::x", "##[x"] {
+        for line in
+            ["", "::", ":: ::", "::no end", "a::group::b", "::frobnicate::x", "::set-output::x", "##[x"]
+        {
             assert_eq!(parse(line), None, "{line:?}");
         }
     }

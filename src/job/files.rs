@@ -74,8 +74,13 @@ pub struct EnvironmentFiles {
 }
 
 /// The files: the variable's name without its prefix, and the file's name.
-const FILES: [(&str, &str); 5] =
-    [("ENV", "env"), ("OUTPUT", "output"), ("PATH", "path"), ("STATE", "state"), ("STEP_SUMMARY", "summary.md")];
+const FILES: [(&str, &str); 5] = [
+    ("ENV", "env"),
+    ("OUTPUT", "output"),
+    ("PATH", "path"),
+    ("STATE", "state"),
+    ("STEP_SUMMARY", "summary.md"),
+];
 
 impl EnvironmentFiles {
     /// Creates the files in a directory, which is made when it is not there.
@@ -109,7 +114,9 @@ impl EnvironmentFiles {
                 Ok(meta) if meta.is_file() && meta.len() == 0 && meta.nlink() == 1 => continue,
                 Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(&path)?,
                 Ok(_) => std::fs::remove_file(&path)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir_all(&self.directory)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    std::fs::create_dir_all(&self.directory)?
+                }
                 Err(error) => return Err(error),
             }
             OpenOptions::new().write(true).create_new(true).open(&path)?;
@@ -304,7 +311,8 @@ mod tests {
 
     #[test]
     fn byte_order_marks_are_understood() {
-        let utf16: Vec<u8> = [0xff, 0xfe].into_iter().chain("A=ä\r\n".encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        let utf16: Vec<u8> =
+            [0xff, 0xfe].into_iter().chain("A=ä\r\n".encode_utf16().flat_map(u16::to_le_bytes)).collect();
         assert_eq!(pairs(&decode(&utf16)), owned(&[("A", "ä")]));
         assert_eq!(pairs(&decode(b"\xef\xbb\xbfA=1\n")), owned(&[("A", "1")]));
     }

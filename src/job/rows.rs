@@ -30,7 +30,12 @@ pub struct RawRow<'a> {
 
 impl Splitter {
     /// Takes output and gives every row that it completes to `each`.
-    pub fn push(&mut self, mut bytes: &[u8], masker: &mut Masker, each: &mut dyn FnMut(RawRow<'_>, &mut Masker)) {
+    pub fn push(
+        &mut self,
+        mut bytes: &[u8],
+        masker: &mut Masker,
+        each: &mut dyn FnMut(RawRow<'_>, &mut Masker),
+    ) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end);
             bytes = &rest[1..];

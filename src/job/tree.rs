@@ -95,7 +95,9 @@ fn descendants(root: Pid) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         // It may have ended since it was listed.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         if let Some((state, parent)) = state_and_parent(&stat)
