@@ -24,7 +24,7 @@ use super::mask::Masker;
 use super::output::Interpreter;
 use super::process::{Control, Grace, Output};
 use super::remove;
-use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status};
+use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status, object};
 use super::spec::JobSpec;
 use super::tree::Members;
 
@@ -56,7 +56,7 @@ pub fn run(
             log.error(&problem)?;
             Conclusion::Failure
         }
-        Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run(&plan)?,
+        Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run()?,
     };
     let mut log = Log::new(sink, Masker::default(), debug);
     log.text(match conclusion {
@@ -99,7 +99,7 @@ impl Plan {
 
     fn step_infos(&self, spec: &JobSpec) -> Vec<StepInfo> {
         let fixed = self.fixed(spec, false);
-        let frame = Frame { inputs: object(&spec.inputs).into(), ..Frame::default() };
+        let frame = Frame::of_job(&spec.inputs);
         let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
         let mut masker = Masker::new(spec.secrets.values().chain(&spec.masks).map(String::as_str));
         let info = |(index, step): (usize, &Step)| StepInfo {
@@ -143,10 +143,6 @@ fn step_name(step: &Step, scope: &dyn Scope) -> String {
         }
         StepKind::Uses { action, .. } => format!("Run {}", action.source()),
     }
-}
-
-pub(super) fn object(map: &serde_json::Map<String, serde_json::Value>) -> Object {
-    map.iter().map(|(name, value)| (name.as_str(), Value::from(value.clone()))).collect()
 }
 
 /// Parses the workflow and picks the job.
@@ -210,7 +206,7 @@ fn sole_combination(job: &Job, spec: &JobSpec) -> Result<Object, String> {
         return Ok(Object::new());
     };
     let fixed = Fixed::new(spec, &job.id, Object::new(), Object::new(), false);
-    let frame = Frame { inputs: object(&spec.inputs).into(), ..Frame::default() };
+    let frame = Frame::of_job(&spec.inputs);
     let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
     let mut combinations =
         matrix.combinations(&view).map_err(|error| format!("{}:{error}", spec.workflow_file))?;
@@ -306,32 +302,38 @@ impl<'a> Executor<'a> {
         })
     }
 
-    fn run(mut self, plan: &Plan) -> io::Result<Conclusion> {
-        let mut frame = Frame { inputs: object(&self.spec.inputs).into(), ..Frame::default() };
-        let conclusion = match self.prepare(&frame) {
+    fn run(mut self) -> io::Result<Conclusion> {
+        let ran = self.run_all();
+        // Also when the log cannot be written any more: nothing may be left behind.
+        let cleaned = self.clean_up();
+        let conclusion = ran?;
+        cleaned.map(|()| conclusion)
+    }
+
+    fn run_all(&mut self) -> io::Result<Conclusion> {
+        let mut frame = Frame::of_job(&self.spec.inputs);
+        match self.prepare(&frame) {
             Ok(true) => {
                 self.steps(&mut frame)?;
                 self.run_posts()?;
                 self.outputs(&frame)?;
-                match self.status {
+                Ok(match self.status {
                     Status::Success => Conclusion::Success,
                     Status::Failure => Conclusion::Failure,
                     Status::Cancelled => Conclusion::Cancelled,
-                }
+                })
             }
             Ok(false) => {
-                self.skip_all(plan.job().steps.len())?;
-                Conclusion::Skipped
+                self.skip_all()?;
+                Ok(Conclusion::Skipped)
             }
             Err(error) => {
                 let message = self.at(&error);
                 self.log.error(&message)?;
-                self.skip_all(plan.job().steps.len())?;
-                Conclusion::Failure
+                self.skip_all()?;
+                Ok(Conclusion::Failure)
             }
-        };
-        self.clean_up()?;
-        Ok(conclusion)
+        }
     }
 
     /// Says an error with the file and the place.
@@ -418,8 +420,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn skip_all(&mut self, steps: usize) -> io::Result<()> {
-        for step in 0..steps {
+    fn skip_all(&mut self) -> io::Result<()> {
+        for step in 0..self.job.steps.len() {
             self.log.emit(&Event::StepEnded {
                 time: Timestamp::now(),
                 step,
