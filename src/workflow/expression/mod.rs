@@ -1,7 +1,18 @@
 //! The expression language of GitHub Actions: parse once, evaluate against a [`Scope`].
 
+mod evaluate;
+mod fold;
+mod functions;
+mod json;
+mod lexer;
+mod number;
+mod operators;
+mod parser;
 mod value;
 
+use std::sync::Arc;
+
+pub use json::JsonError;
 pub use value::{Object, Value};
 
 /// The contexts that an expression of a workflow may name, in lower case.
@@ -9,6 +20,16 @@ pub const CONTEXTS: &[&str] = &[
     "github", "gitea", "forgejo", "env", "job", "jobs", "steps", "runner", "secrets", "vars", "strategy",
     "matrix", "needs", "inputs",
 ];
+
+/// How deep an expression may be nested.
+pub const MAX_DEPTH: usize = 50;
+
+/// How long an expression may be, in UTF-16 code units.
+pub const MAX_LENGTH: usize = 21_000;
+
+/// How much memory computed values may take while a workflow's expression is evaluated, in bytes
+/// (text counts two for each byte).
+pub const MEMORY_LIMIT: usize = 20 << 20;
 
 /// What the evaluator asks whoever runs the workflow.
 pub trait Scope {
@@ -37,10 +58,23 @@ pub enum Status {
     Cancelled,
 }
 
-/// A parsed expression.
+/// A parsed expression. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Expression {
-    text: String,
+    parsed: Arc<parser::Parsed>,
+}
+
+/// A context that an expression names, with the properties that are known from its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The context, in lower case.
+    pub name: String,
+    /// The properties after it that are written out, as far as they are.
+    pub properties: Vec<String>,
+    /// Whether a computed index or a `*` follows them.
+    pub partial: bool,
+    /// Where the context is named, in characters from 1.
+    pub position: usize,
 }
 
 /// Which step of the way an expression went wrong at.
@@ -78,27 +112,61 @@ impl Expression {
     /// # Errors
     /// As [`Expression::parse`].
     pub fn parse_with_names(text: &str, names: &[&str]) -> Result<Self, ExpressionError> {
-        let _ = names;
-        Ok(Self { text: text.to_owned() })
+        Self::parse_with(text, &|name| names.iter().any(|known| known.eq_ignore_ascii_case(name)))
     }
 
-    /// Computes the value.
+    /// Reads an expression that may name exactly the names of an object.
     ///
     /// # Errors
-    /// What a function refuses, or a value that would take too much memory.
+    /// As [`Expression::parse`].
+    pub fn parse_for(text: &str, contexts: &Object) -> Result<Self, ExpressionError> {
+        Self::parse_with(text, &|name| contexts.get(name).is_some())
+    }
+
+    fn parse_with(text: &str, known: &dyn Fn(&str) -> bool) -> Result<Self, ExpressionError> {
+        Ok(Self { parsed: Arc::new(parser::parse(text, known)?) })
+    }
+
+    /// Computes the value. An expression of nothing is null.
+    ///
+    /// # Errors
+    /// What a function refuses, or computed values that take more than [`MEMORY_LIMIT`].
     pub fn evaluate(&self, scope: &dyn Scope) -> Result<Value, ExpressionError> {
-        Ok(scope.named(&self.text).unwrap_or(Value::Null))
+        self.evaluate_within(scope, MEMORY_LIMIT)
+    }
+
+    /// Computes the value with another limit of memory, in bytes.
+    ///
+    /// # Errors
+    /// As [`Expression::evaluate`].
+    pub fn evaluate_within(&self, scope: &dyn Scope, limit: usize) -> Result<Value, ExpressionError> {
+        self.parsed.root.as_ref().map_or(Ok(Value::Null), |root| evaluate::evaluate(root, scope, limit))
     }
 
     /// Whether `success()`, `failure()`, `cancelled()` or `always()` appears anywhere in it.
     #[must_use]
     pub fn uses_status_function(&self) -> bool {
-        false
+        self.parsed.functions.iter().any(|(function, _)| function.is_status())
+    }
+
+    /// The functions it calls, as GitHub writes them, each with its position in characters from 1.
+    pub fn functions(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.parsed.functions.iter().map(|(function, position)| (function.name(), *position))
+    }
+
+    /// The contexts it names, with their properties.
+    #[must_use]
+    pub fn references(&self) -> &[Reference] {
+        &self.parsed.references
     }
 
     /// The contexts it names, in lower case, each with its position in characters from 1.
     #[must_use]
     pub fn contexts(&self) -> Vec<(String, usize)> {
-        Vec::new()
+        self.references().iter().map(|reference| (reference.name.clone(), reference.position)).collect()
     }
+}
+
+fn syntax(message: String, position: usize) -> ExpressionError {
+    ExpressionError { kind: ExpressionErrorKind::Syntax, message, position: Some(position) }
 }

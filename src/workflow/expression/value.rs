@@ -1,6 +1,14 @@
 //! Values of the expression language, and how they become text, truth and JSON.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use super::json::{self, JsonError, NonFinite};
+use super::{fold, number};
+
+/// From how many names on an object has an index.
+const INDEXED: usize = 16;
 
 /// A value. Arrays and objects compare by identity, so copies share them.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +32,8 @@ pub enum Value {
 #[derive(Debug, Clone, Default)]
 pub struct Object {
     entries: Vec<(Arc<str>, Value)>,
+    /// Places of the upper-cased names; empty while there are few.
+    index: HashMap<String, usize>,
 }
 
 impl Object {
@@ -33,18 +43,46 @@ impl Object {
         Self::default()
     }
 
+    fn find(&self, name: &str) -> Option<usize> {
+        if self.index.is_empty() {
+            self.entries.iter().position(|(key, _)| fold::equal(key, name))
+        } else {
+            self.index.get(&fold::upper_text(name)).copied()
+        }
+    }
+
+    fn push(&mut self, name: Arc<str>, value: Value) {
+        if !self.index.is_empty() {
+            self.index.insert(fold::upper_text(&name), self.entries.len());
+        }
+        self.entries.push((name, value));
+        if self.index.is_empty() && self.entries.len() >= INDEXED {
+            self.index =
+                self.entries.iter().enumerate().map(|(at, (name, _))| (fold::upper_text(name), at)).collect();
+        }
+    }
+
     /// The value of a name, compared without case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.find(name).map(|at| &self.entries[at].1)
     }
 
     /// Sets the value of a name. A name that is there (in any case) keeps its place and spelling.
     pub fn insert(&mut self, name: impl Into<Arc<str>>, value: impl Into<Value>) {
         let name = name.into();
-        match self.entries.iter_mut().find(|(key, _)| key.eq_ignore_ascii_case(&name)) {
-            Some((_, old)) => *old = value.into(),
-            None => self.entries.push((name, value.into())),
+        match self.find(&name) {
+            Some(at) => self.entries[at].1 = value.into(),
+            None => self.push(name, value.into()),
+        }
+    }
+
+    /// Adds a name as JSON readers do: the last of the same spelling wins, the first of other spellings.
+    pub(super) fn insert_json(&mut self, name: Arc<str>, value: Value) {
+        match self.find(&name) {
+            Some(at) if self.entries[at].0 == name => self.entries[at].1 = value,
+            Some(_) => {}
+            None => self.push(name, value),
         }
     }
 
@@ -80,14 +118,67 @@ impl Value {
     /// The text GitHub makes of a value: empty for null, `Array` and `Object` for the collections.
     #[must_use]
     pub fn to_text(&self) -> String {
+        self.text().into_owned()
+    }
+
+    /// As [`Value::to_text`], without a copy of what is a string already.
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
         match self {
-            Self::Null => String::new(),
-            Self::Bool(value) => value.to_string(),
-            Self::Number(value) => value.to_string(),
-            Self::String(text) => text.to_string(),
-            Self::Array(_) => "Array".to_owned(),
-            Self::Object(_) => "Object".to_owned(),
+            Self::Null => "".into(),
+            Self::Bool(value) => if *value { "true" } else { "false" }.into(),
+            Self::Number(value) => number::text(*value).into(),
+            Self::String(text) => (&**text).into(),
+            Self::Array(_) => "Array".into(),
+            Self::Object(_) => "Object".into(),
         }
+    }
+
+    /// The number GitHub makes of a value; NaN for text that is no number and for the collections.
+    #[must_use]
+    pub fn to_number(&self) -> f64 {
+        match self {
+            Self::Null => 0.0,
+            Self::Bool(value) => f64::from(u8::from(*value)),
+            Self::Number(value) => *value,
+            Self::String(text) => number::parse(text),
+            Self::Array(_) | Self::Object(_) => f64::NAN,
+        }
+    }
+
+    /// True for everything but arrays and objects.
+    #[must_use]
+    pub fn is_primitive(&self) -> bool {
+        !matches!(self, Self::Array(_) | Self::Object(_))
+    }
+
+    /// The name of its kind: null, boolean, number, string, array, object.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "boolean",
+            Self::Number(_) => "number",
+            Self::String(_) => "string",
+            Self::Array(_) => "array",
+            Self::Object(_) => "object",
+        }
+    }
+
+    /// Reads a value from JSON text that takes at most `budget` bytes in memory.
+    ///
+    /// # Errors
+    /// Text that is no JSON, is nested too deeply, or takes too much memory.
+    pub fn from_json_text(text: &str, budget: usize) -> Result<Self, JsonError> {
+        json::parse(text, budget)
+    }
+
+    /// The value as JSON on one line; NaN and the infinities are strings.
+    #[must_use]
+    pub fn to_json_text(&self) -> String {
+        let mut out = String::new();
+        json::write(self, false, NonFinite::String, usize::MAX, &mut out);
+        out
     }
 
     /// False for null, false, 0, NaN and the empty string; true for everything else.
