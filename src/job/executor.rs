@@ -24,7 +24,7 @@ use super::mask::Masker;
 use super::output::Interpreter;
 use super::process::{Control, Grace, Output};
 use super::remove;
-use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status};
+use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status, object};
 use super::spec::JobSpec;
 use super::tree::Members;
 
@@ -99,7 +99,7 @@ impl Plan {
 
     fn step_infos(&self, spec: &JobSpec) -> Vec<StepInfo> {
         let fixed = self.fixed(spec, false);
-        let frame = Frame { inputs: object(&spec.inputs).into(), ..Frame::default() };
+        let frame = Frame::of_job(&spec.inputs);
         let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
         let mut masker = Masker::new(spec.secrets.values().chain(&spec.masks).map(String::as_str));
         let info = |(index, step): (usize, &Step)| StepInfo {
@@ -143,10 +143,6 @@ fn step_name(step: &Step, scope: &dyn Scope) -> String {
         }
         StepKind::Uses { action, .. } => format!("Run {}", action.source()),
     }
-}
-
-pub(super) fn object(map: &serde_json::Map<String, serde_json::Value>) -> Object {
-    map.iter().map(|(name, value)| (name.as_str(), Value::from(value.clone()))).collect()
 }
 
 /// Parses the workflow and picks the job.
@@ -210,7 +206,7 @@ fn sole_combination(job: &Job, spec: &JobSpec) -> Result<Object, String> {
         return Ok(Object::new());
     };
     let fixed = Fixed::new(spec, &job.id, Object::new(), Object::new(), false);
-    let frame = Frame { inputs: object(&spec.inputs).into(), ..Frame::default() };
+    let frame = Frame::of_job(&spec.inputs);
     let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
     let mut combinations =
         matrix.combinations(&view).map_err(|error| format!("{}:{error}", spec.workflow_file))?;
@@ -307,7 +303,7 @@ impl<'a> Executor<'a> {
     }
 
     fn run(mut self, plan: &Plan) -> io::Result<Conclusion> {
-        let mut frame = Frame { inputs: object(&self.spec.inputs).into(), ..Frame::default() };
+        let mut frame = Frame::of_job(&self.spec.inputs);
         let conclusion = match self.prepare(&frame) {
             Ok(true) => {
                 self.steps(&mut frame)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
 
 use crate::events::Conclusion;
 use crate::workflow::{Object, Scope, Status, Value, hash_files};
@@ -127,7 +128,19 @@ pub struct ActionPlace {
     pub reference: String,
 }
 
+/// A JSON object as a value of the expression language.
+#[must_use]
+pub fn object(map: &Map<String, Json>) -> Object {
+    map.iter().map(|(name, value)| (name.as_str(), Value::from(value.clone()))).collect()
+}
+
 impl Frame {
+    /// The frame of a job's own steps.
+    #[must_use]
+    pub fn of_job(inputs: &Map<String, Json>) -> Self {
+        Self { inputs: object(inputs).into(), ..Self::default() }
+    }
+
     /// Keeps how a step ended.
     pub fn ended(&mut self, id: &str, result: &StepResult) {
         let outputs: Object =
