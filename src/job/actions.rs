@@ -341,7 +341,7 @@ impl Executor<'_> {
     pub(super) fn run_posts(&mut self) -> io::Result<()> {
         while let Some(post) = self.posts.pop() {
             self.notice_cancel()?;
-            let frame = Frame { action: Some(post.action.clone()), ..Frame::default() };
+            let frame = Frame { action: Some(post.action.clone()), status: self.status, ..Frame::default() };
             let done = match self.holds(Some(&post.condition), &frame) {
                 Ok(false) => continue,
                 Ok(true) => {

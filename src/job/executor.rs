@@ -56,7 +56,7 @@ pub fn run(
             log.error(&problem)?;
             Conclusion::Failure
         }
-        Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run(&plan)?,
+        Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run()?,
     };
     let mut log = Log::new(sink, Masker::default(), debug);
     log.text(match conclusion {
@@ -302,32 +302,38 @@ impl<'a> Executor<'a> {
         })
     }
 
-    fn run(mut self, plan: &Plan) -> io::Result<Conclusion> {
+    fn run(mut self) -> io::Result<Conclusion> {
+        let ran = self.run_all();
+        // Also when the log cannot be written any more: nothing may be left behind.
+        let cleaned = self.clean_up();
+        let conclusion = ran?;
+        cleaned.map(|()| conclusion)
+    }
+
+    fn run_all(&mut self) -> io::Result<Conclusion> {
         let mut frame = Frame::of_job(&self.spec.inputs);
-        let conclusion = match self.prepare(&frame) {
+        match self.prepare(&frame) {
             Ok(true) => {
                 self.steps(&mut frame)?;
                 self.run_posts()?;
                 self.outputs(&frame)?;
-                match self.status {
+                Ok(match self.status {
                     Status::Success => Conclusion::Success,
                     Status::Failure => Conclusion::Failure,
                     Status::Cancelled => Conclusion::Cancelled,
-                }
+                })
             }
             Ok(false) => {
-                self.skip_all(plan.job().steps.len())?;
-                Conclusion::Skipped
+                self.skip_all()?;
+                Ok(Conclusion::Skipped)
             }
             Err(error) => {
                 let message = self.at(&error);
                 self.log.error(&message)?;
-                self.skip_all(plan.job().steps.len())?;
-                Conclusion::Failure
+                self.skip_all()?;
+                Ok(Conclusion::Failure)
             }
-        };
-        self.clean_up()?;
-        Ok(conclusion)
+        }
     }
 
     /// Says an error with the file and the place.
@@ -414,8 +420,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn skip_all(&mut self, steps: usize) -> io::Result<()> {
-        for step in 0..steps {
+    fn skip_all(&mut self) -> io::Result<()> {
+        for step in 0..self.job.steps.len() {
             self.log.emit(&Event::StepEnded {
                 time: Timestamp::now(),
                 step,

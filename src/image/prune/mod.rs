@@ -1,0 +1,175 @@
+//! Old tags: which stay, which go.
+//!
+//! On a Gitea tags are deleted one by one through its packages API, so a tag never takes another one with it. On
+//! another registry a manifest is deleted by digest, which takes all its tags: so only when all of them may go.
+//! Nothing is deleted unless the list was read to its end and its order is certain.
+
+mod oci;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use jiff::Timestamp;
+
+use super::registry::{Access, Credentials, Note, Options, Packages, Registry};
+use super::report::{Prune as Report, Tag as TagReport, Verdict};
+use super::{Digest, Error, Repository};
+
+/// What stays.
+#[derive(Debug)]
+pub struct Rules {
+    keep: usize,
+    protect: GlobSet,
+}
+
+impl Rules {
+    /// The newest `keep` tags stay, and besides them `latest` and what a pattern names (`*`, `?`, `[…]`, `{a,b}`).
+    ///
+    /// # Errors
+    /// When a pattern cannot be read.
+    pub fn new(keep: usize, protect: &[String]) -> Result<Self, Error> {
+        let mut set = GlobSetBuilder::new();
+        for pattern in std::iter::once("latest").chain(protect.iter().map(String::as_str)) {
+            let glob = Glob::new(pattern).map_err(|error| Error::Argument {
+                given: pattern.to_owned(),
+                why: error.kind().to_string(),
+            })?;
+            set.add(glob);
+        }
+        let protect = set
+            .build()
+            .map_err(|error| Error::Argument { given: protect.join(" "), why: error.kind().to_string() })?;
+        Ok(Self { keep, protect })
+    }
+}
+
+/// A tag as a registry tells it.
+#[derive(Debug, Clone)]
+struct Found {
+    tag: String,
+    created: Option<Timestamp>,
+    /// Orders tags of the same moment; none where nothing does.
+    order: Option<i64>,
+    digest: Option<Digest>,
+}
+
+/// Puts the tags in order, newest first, and says which are to go.
+fn decide(mut tags: Vec<Found>, rules: &Rules) -> Result<Vec<(Found, Verdict)>, Error> {
+    tags.sort_by(|a, b| (b.created, b.order, &b.tag).cmp(&(a.created, a.order, &a.tag)));
+    let mut left = rules.keep;
+    let mut last_kept: Option<(Option<Timestamp>, Option<i64>)> = None;
+    let mut decided = Vec::with_capacity(tags.len());
+    for tag in tags {
+        let verdict = if rules.protect.is_match(&tag.tag) {
+            Verdict::Protected
+        } else if tag.created.is_none() {
+            Verdict::Spared
+        } else if left > 0 {
+            left -= 1;
+            last_kept = Some((tag.created, tag.order));
+            Verdict::Kept
+        } else {
+            if last_kept == Some((tag.created, tag.order)) {
+                return Err(Error::Unsure(format!(
+                    "{} was made at the same time as tags that stay ({}), so it cannot be told which is newer; builds that \
+                     fix the date of their images need a registry that knows when a tag was pushed, as Gitea's does",
+                    tag.tag,
+                    tag.created.map_or(String::new(), shown)
+                )));
+            }
+            Verdict::WouldDelete
+        };
+        decided.push((tag, verdict));
+    }
+    Ok(decided)
+}
+
+fn shown(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Reads the tags, decides, deletes.
+///
+/// # Errors
+/// When the list cannot be read to its end or its order is not certain (nothing was deleted then), or when a deletion
+/// is refused.
+pub async fn run(
+    repository: &Repository,
+    rules: &Rules,
+    credentials: Option<Credentials>,
+    options: &Options,
+    dry_run: bool,
+    note: Note,
+) -> Result<Report, Error> {
+    if let Some(packages) = Packages::find(repository, credentials.clone(), options).await? {
+        return on_gitea(repository, rules, &packages, dry_run).await;
+    }
+    let registry = Registry::open(repository, Access::Delete, credentials, options, note).await?;
+    oci::run(&registry, rules, dry_run).await
+}
+
+async fn on_gitea(
+    repository: &Repository,
+    rules: &Rules,
+    packages: &Packages,
+    dry_run: bool,
+) -> Result<Report, Error> {
+    let mut found = Vec::new();
+    for version in packages.versions().await? {
+        // A manifest without a tag: part of a list, or left over. Gitea's own clean-up knows which.
+        if version.version.starts_with("sha256:") {
+            continue;
+        }
+        let created: Timestamp = version.created_at.parse().map_err(|_| {
+            Error::Unsure(format!("{}: no time of creation in {:?}", version.version, version.created_at))
+        })?;
+        let (tag, order) = (version.version, Some(version.id));
+        found.push(Found { tag, created: Some(created), order, digest: None });
+    }
+    let mut tags = Vec::new();
+    // Oldest first, so that what is left after a failure is the newest.
+    for (tag, mut verdict) in decide(found, rules)?.into_iter().rev() {
+        if verdict == Verdict::WouldDelete && !dry_run {
+            verdict = if packages.delete(&tag.tag).await? { Verdict::Deleted } else { Verdict::Gone };
+        }
+        tags.push(TagReport { tag: tag.tag, created: tag.created.map(shown), verdict });
+    }
+    tags.reverse();
+    Ok(Report { repository: repository.to_string(), by: "gitea", tags, dry_run })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(name: &str, second: i64, order: Option<i64>) -> Found {
+        let created = Some(Timestamp::from_second(second).unwrap());
+        Found { tag: name.to_owned(), created, order, digest: None }
+    }
+
+    fn gone(tags: Vec<Found>, keep: usize, protect: &[&str]) -> Vec<String> {
+        let protect: Vec<String> = protect.iter().map(ToString::to_string).collect();
+        let decided = decide(tags, &Rules::new(keep, &protect).unwrap()).unwrap();
+        decided.into_iter().filter(|(_, v)| *v == Verdict::WouldDelete).map(|(t, _)| t.tag).collect()
+    }
+
+    #[test]
+    fn the_newest_stay_and_latest_and_patterns_do_not_count() {
+        let tags = || {
+            (1..=8).map(|n| tag(&format!("t{n}"), n, Some(n))).chain([tag("latest", 0, Some(0))]).collect()
+        };
+        assert_eq!(gone(tags(), 5, &[]), ["t3", "t2", "t1"]);
+        assert_eq!(gone(tags(), 5, &["t[28]"]), ["t1"]);
+        assert_eq!(gone(tags(), 9, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn ids_order_tags_of_one_second() {
+        assert_eq!(gone(vec![tag("a", 5, Some(1)), tag("b", 5, Some(2))], 1, &[]), ["a"]);
+    }
+
+    #[test]
+    fn an_order_that_is_not_certain_deletes_nothing() {
+        let tags = vec![tag("a", 1, None), tag("b", 1, None), tag("c", 2, None)];
+        let error = decide(tags, &Rules::new(2, &[]).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("nothing was deleted"), "{error}");
+    }
+}
