@@ -19,7 +19,12 @@ pub(crate) struct Application {
 
 impl Application {
     /// Lays the sample application out in `tree`, with `workflows/deploy.yaml` itself as its workflow.
-    pub(crate) fn lay_out(source: &Path, tree: &Path, log: &Path, interrupt: &Interrupt) -> Result<Self, Trouble> {
+    pub(crate) fn lay_out(
+        source: &Path,
+        tree: &Path,
+        log: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Trouble> {
         copy_tree(&source.join("demo/app"), tree)?;
         let folder = tree.join(".gitea/workflows");
         fs::create_dir_all(&folder).at(&folder)?;

@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::processes::{self, Interrupt};
+use crate::screen::Screen;
 use crate::trouble::{At, Trouble};
 
 /// First of the six ports of the demo's cluster; that of the tests has others, so both may run.
@@ -17,6 +18,7 @@ pub(crate) struct Cluster {
     script: PathBuf,
     state: PathBuf,
     log: PathBuf,
+    starting: Option<Child>,
 }
 
 impl Cluster {
@@ -25,22 +27,39 @@ impl Cluster {
         target.join("kubernetes/bin/kubernetes").exists()
     }
 
-    /// Starts it and waits for its node.
+    /// Begins to start it; [`Cluster::wait`] waits for its node.
     pub(crate) fn start(
         source: &Path,
         target: &Path,
         registry: SocketAddr,
         log: &Path,
-        interrupt: &Interrupt,
     ) -> Result<Self, Trouble> {
-        let cluster = Self {
+        let mut cluster = Self {
             script: source.join("tests/kubernetes/cluster.sh"),
             // The kubelet's sockets want a short path.
             state: target.join("kubernetes/demo"),
             log: log.to_owned(),
+            starting: None,
         };
-        interrupt.run(cluster.command("up").env("SOWER_REGISTRY_PORT", registry.port().to_string()), log)?;
+        let mut command = cluster.command("up");
+        command.env("SOWER_REGISTRY_PORT", registry.port().to_string());
+        command.stdout(processes::append(log)?).stderr(processes::append(log)?);
+        cluster.starting = Some(processes::start(&mut command)?);
         Ok(cluster)
+    }
+
+    /// Waits until its node is ready.
+    pub(crate) fn wait(&mut self, screen: &mut Screen, interrupt: &Interrupt) -> Result<(), Trouble> {
+        let Some(starting) = &mut self.starting else { return Ok(()) };
+        let ended = interrupt.wait_for("a ready cluster", START_LIMIT, || {
+            screen.going_on("waiting for Kubernetes");
+            starting.try_wait().ok().flatten()
+        })?;
+        self.starting = None;
+        if ended.success() {
+            return Ok(());
+        }
+        Err(Trouble::Failed(format!("the cluster does not start:\n{}", processes::tail(&self.log))))
     }
 
     fn command(&self, verb: &str) -> Command {
@@ -73,6 +92,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if let Some(starting) = &mut self.starting {
+            processes::end_tree(starting.id());
+            let _ = starting.wait();
+        }
         let Ok(log) = processes::append(&self.log) else { return };
         let Ok(mut child) = processes::start(self.command("down").stderr(log)) else { return };
         // What it could not end, it has said in its log.
@@ -80,5 +103,7 @@ impl Drop for Cluster {
     }
 }
 
+/// How long the cluster may take to be ready.
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long a pod may take to be there.
 pub(crate) const POD_LIMIT: Duration = Duration::from_secs(60);

@@ -25,7 +25,12 @@ pub(crate) struct Damage {
 
 impl Damage {
     /// Builds the application's compiler, with its archive of `base`, and cuts that archive.
-    pub(crate) fn do_it(application: &Path, root: &Path, log: &Path, interrupt: &Interrupt) -> Result<Self, Trouble> {
+    pub(crate) fn do_it(
+        application: &Path,
+        root: &Path,
+        log: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Trouble> {
         let mut build = nix(&["build", ".#ghc", "--out-link"]);
         interrupt.run(build.arg(root).current_dir(application), log)?;
         let store_path = fs::canonicalize(root).at(root)?;
@@ -38,6 +43,11 @@ impl Damage {
         // Root may write whatever the mode says; it stays as the store wants it.
         fs::set_permissions(&archive, fs::Permissions::from_mode(0o444)).at(&archive)?;
         Ok(Self { archive, whole, left, store_path, log: log.to_owned() })
+    }
+
+    /// Name of the folder that the archive lies in, such as `base-4.15.1.0`.
+    pub(crate) fn folder(&self) -> &Path {
+        self.archive.parent().and_then(Path::file_name).map(Path::new).unwrap_or(Path::new(""))
     }
 
     /// Whether Nix finds the store path as it was built.

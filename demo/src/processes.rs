@@ -144,7 +144,7 @@ pub(crate) fn stop(child: &mut Child, limit: Duration) {
 }
 
 /// Kills a process and whatever descends from it.
-fn end_tree(root: u32) {
+pub(crate) fn end_tree(root: u32) {
     for pid in descendants(root).into_iter().chain([root]) {
         kill(pid);
     }
@@ -178,7 +178,9 @@ fn descendants(root: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         // pid (name) state parent …; the name may hold anything, parentheses too.
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());

@@ -34,7 +34,8 @@ impl Runner {
         let config = place.join("config.yaml");
         fs::write(&config, configuration(place)).at(&config)?;
         // What a build host's service has: the system's programs, helm and kubectl, and no Node.js.
-        let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", parts.display());
+        let path =
+            format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", parts.display());
         let command = |verb: &str| {
             let mut command = Command::new(sower);
             command.arg(verb).arg("-c").arg(&config);
@@ -44,7 +45,16 @@ impl Runner {
         let labels = format!("{LABEL}:host");
         interrupt.run(
             command("register")
-                .args(["--no-interactive", "--instance", forge, "--token", token, "--name", "demo", "--labels"])
+                .args([
+                    "--no-interactive",
+                    "--instance",
+                    forge,
+                    "--token",
+                    token,
+                    "--name",
+                    "demo",
+                    "--labels",
+                ])
                 .arg(labels),
             log,
         )?;

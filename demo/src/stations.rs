@@ -66,12 +66,14 @@ pub(crate) fn run(verdicts: &mut Verdicts, screen: &mut Screen, run: &RunView, v
 }
 
 /// That GHC ran in the build, under the ceiling: the proof that `sower ghc run --require` prints.
-pub(crate) fn ceiling(verdicts: &mut Verdicts, screen: &mut Screen, forge: &Forge, run: &RunView, proof: &str) {
-    let said = run
-        .jobs
-        .iter()
-        .flat_map(|job| forge.text(job.id))
-        .find(|row| row.contains(proof));
+pub(crate) fn ceiling(
+    verdicts: &mut Verdicts,
+    screen: &mut Screen,
+    forge: &Forge,
+    run: &RunView,
+    proof: &str,
+) {
+    let said = run.jobs.iter().flat_map(|job| forge.text(job.id)).find(|row| row.contains(proof));
     let well = said.is_some();
     let facts = said.unwrap_or_else(|| format!("no row says {proof:?}"));
     verdicts.judge(screen, "heap ceiling", well, facts.trim());
@@ -106,7 +108,12 @@ pub(crate) fn tags(
         .collect();
     let pushed = tags.iter().any(|found| found == tag);
     let facts = format!("{owner}/{name}:{tag} is in the registry, past a token realm that leads nowhere");
-    verdicts.judge(screen, "image", pushed, if pushed { &facts } else { "the new tag is not in the registry" });
+    verdicts.judge(
+        screen,
+        "image",
+        pushed,
+        if pushed { &facts } else { "the new tag is not in the registry" },
+    );
     let facts = format!("{} tags and the new one before, {} now: {}", before, tags.len(), tags.join(" "));
     verdicts.judge(screen, "tags", tags.len() == KEPT && pushed, &facts);
 }
@@ -125,16 +132,27 @@ pub(crate) fn pod(
     screen.line(&screen.styled(Style::Dim, &format!("   $ kubectl get pods --namespace {namespace}")));
     // From the sixth column on there is nothing that a reader of a demo wants to know.
     for line in pods.lines() {
-        screen.line(&format!("   {}", line.split("  ").filter(|word| !word.is_empty()).take(6).map(str::trim)
-            .map(|word| format!("{word:<26}")).collect::<String>().trim_end()));
+        screen.line(&format!(
+            "   {}",
+            line.split("  ")
+                .filter(|word| !word.is_empty())
+                .take(6)
+                .map(str::trim)
+                .map(|word| format!("{word:<26}"))
+                .collect::<String>()
+                .trim_end()
+        ));
     }
     screen.line("");
-    let query = "jsonpath={range .items[*]}{.status.phase} {.spec.containers[0].image} {.status.podIP}{\"\\n\"}{end}";
+    let query =
+        "jsonpath={range .items[*]}{.status.phase} {.spec.containers[0].image} {.status.podIP}{\"\\n\"}{end}";
     let found = interrupt.wait_for("a running pod of this commit", POD_LIMIT, || {
-        let listed = cluster.kubectl(&["get", "pods", "--namespace", namespace, "--output", query], interrupt).ok()?;
+        let listed =
+            cluster.kubectl(&["get", "pods", "--namespace", namespace, "--output", query], interrupt).ok()?;
         let line = listed.lines().find(|line| {
             let mut fields = line.split(' ');
-            fields.next() == Some("Running") && fields.next().is_some_and(|image| image.ends_with(&format!(":{tag}")))
+            fields.next() == Some("Running")
+                && fields.next().is_some_and(|image| image.ends_with(&format!(":{tag}")))
         })?;
         line.rsplit(' ').next().map(str::to_owned)
     });
