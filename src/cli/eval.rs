@@ -231,7 +231,17 @@ mod tests {
             r#"{"expr": "false && b"}"#, "\n",
             r#"{"expr": 1}"#, "\n",
             r#"{"expr": "failure() && 'é\n' == 'É\n'", "context": {"job": {"status": "failure"}}}"#,
-        )), @"");
+        )), @r#"
+        {"kind":"boolean","value":true}
+        {"kind":"array","value":[1,null,"Infinity"]}
+        {"error":{"kind":"input","message":"the line is no JSON that can be used: unknown word at character 1"}}
+        {"kind":"null","value":null}
+        {"error":{"kind":"syntax","message":"Unexpected symbol: '+*'","position":7}}
+        {"error":{"kind":"evaluation","message":"The following format string references more arguments than were supplied: {0}","position":1}}
+        {"error":{"kind":"syntax","message":"Unrecognized named-value: 'b'","position":10}}
+        {"error":{"kind":"input","message":"the request has no \"expr\" that is a string"}}
+        {"kind":"boolean","value":true}
+        "#);
     }
 
     #[test]

@@ -34,7 +34,12 @@ pub(super) fn read(path: &Path, text: &[u8]) -> Result<(Config, Vec<Finding>), E
 
 pub(super) fn known() -> Vec<String> {
     let mut findings = Findings::default();
-    let nothing = Node { place: yaml::Place::START, style: yaml::Style::Plain, kind: yaml::Kind::Null };
+    let nothing = Node {
+        place: yaml::Place::START,
+        style: yaml::Style::Plain,
+        kind: yaml::Kind::Null,
+        expressions: None,
+    };
     visit(&nothing, &mut findings);
     findings.known
 }

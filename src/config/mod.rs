@@ -51,7 +51,7 @@ pub struct Log {
 }
 
 /// How important a log message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
     /// Everything.
     Trace,

@@ -111,8 +111,10 @@ pub fn close(dir: &JobDir, gone: Gone, acknowledged: u64) -> Result<(), Error> {
         notes.push(format!("The last row that was kept is of {}.", utc(time)));
     }
     notes.extend(tail(&dir.log()));
-    let write = |writer: &mut Writer| write_end(writer, &seen, dir.read_meta().steps, &notes, acknowledged);
-    write(&mut writer).map_err(Error::io(&path))
+    // Told to stop, it may have gone before it could write its end.
+    let conclusion = if dir.is_cancelled() { Conclusion::Cancelled } else { Conclusion::Failure };
+    write_end(&mut writer, &seen, dir.read_meta().steps, &notes, acknowledged, conclusion)
+        .map_err(Error::io(&path))
 }
 
 fn write_end(
@@ -121,6 +123,7 @@ fn write_end(
     known_steps: Vec<StepInfo>,
     notes: &[String],
     acknowledged: u64,
+    conclusion: Conclusion,
 ) -> std::io::Result<()> {
     let time = Timestamp::now();
     let steps = if seen.started { seen.steps.len() } else { known_steps.len() };
@@ -140,10 +143,10 @@ fn write_end(
         writer.emit(&Event::Row { time, text })?;
     }
     for step in (0..steps).filter(|step| !seen.ended.contains(step)) {
-        let outcome = if seen.running == Some(step) { Conclusion::Failure } else { Conclusion::Skipped };
+        let outcome = if seen.running == Some(step) { conclusion } else { Conclusion::Skipped };
         writer.emit(&Event::StepEnded { time, step, outcome, conclusion: outcome })?;
     }
-    writer.emit(&Event::JobEnded { time, conclusion: Conclusion::Failure })?;
+    writer.emit(&Event::JobEnded { time, conclusion })?;
     writer.sync()
 }
 

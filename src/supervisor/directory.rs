@@ -115,6 +115,12 @@ impl StateDir {
         Ok(Lock { _file: file })
     }
 
+    /// Where the directory of a task is, or would be.
+    #[must_use]
+    pub fn job(&self, task: i64) -> PathBuf {
+        self.path.join("jobs").join(task.to_string())
+    }
+
     /// Writes a job down, synced to disk.
     ///
     /// # Errors
@@ -122,10 +128,9 @@ impl StateDir {
     pub fn create(&self, task: i64, meta: &Meta, spec: &JobSpec) -> Result<JobDir, Error> {
         let jobs = self.path.join("jobs");
         let new = jobs.join(format!("{NEW}{task}"));
-        let path = jobs.join(task.to_string());
+        let path = self.job(task);
         if path.exists() {
-            let message = "this task is here already".to_owned();
-            return Err(Error::Damaged { path, message });
+            return Err(Error::Present { path });
         }
         DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
         let unfinished = JobDir { task, path: new.clone() };
@@ -201,6 +206,13 @@ impl JobDir {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.path.join("job.log")
+    }
+
+    /// Adds a line to what the job process printed, where the end of the job is told from.
+    pub fn note(&self, text: &str) {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log());
+        // What cannot be written here is in the daemon's own log.
+        let _ = file.and_then(|mut file| writeln!(file, "{text}"));
     }
 
     pub(super) fn process(&self) -> PathBuf {

@@ -72,6 +72,12 @@ pub enum Error {
         /// Its process id.
         pid: Option<u32>,
     },
+    /// A task with this number is here already.
+    #[error("{}: this task is here already", path.display())]
+    Present {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// A file does not hold what it should.
     #[error("{}: {message}", path.display())]
     Damaged {

@@ -49,6 +49,50 @@ impl fmt::Display for Diagnostic {
 /// Long lines are cut to a window around the column; empty if the source has no such line.
 #[must_use]
 pub fn snippet(diagnostic: &Diagnostic, source: &str) -> String {
-    let _ = (diagnostic, source);
-    String::new()
+    let Some(line) = source.lines().nth(diagnostic.place.line.saturating_sub(1)) else {
+        return String::new();
+    };
+    let at = diagnostic.place.column.saturating_sub(1);
+    let first = at.saturating_sub(WINDOW / 2);
+    let window: Vec<char> = line.chars().skip(first).take(WINDOW).collect();
+    // Tabs and control characters would move the caret away from its column.
+    let shown: String = window.iter().map(|c| if c.is_control() { ' ' } else { *c }).collect();
+    let word = window
+        .iter()
+        .skip(at - first)
+        .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
+        .count();
+    let gutter = format!("{:>5} | ", diagnostic.place.line);
+    let blank = " ".repeat(gutter.len() - 2);
+    let caret =
+        format!("{}^{}", " ".repeat((at - first).min(window.len())), "~".repeat(word.saturating_sub(1)));
+    format!("{gutter}{}\n{blank}| {caret}\n", shown.trim_end())
+}
+
+/// How many characters of a line are shown.
+const WINDOW: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: usize, column: usize) -> Diagnostic {
+        Diagnostic {
+            file: "w.yaml".to_owned(),
+            place: Place::new(line, column),
+            severity: Severity::Error,
+            message: "no".to_owned(),
+            rule: "x",
+        }
+    }
+
+    #[test]
+    fn the_caret_stands_under_the_column() {
+        assert_eq!(at(2, 3).to_string(), "w.yaml:2:3: error: no");
+        assert_eq!(snippet(&at(2, 3), "a\n  run-on: x\n"), "    2 |   run-on: x\n      |   ^~~~~~\n");
+        assert_eq!(snippet(&at(1, 9), "a: b"), "    1 | a: b\n      |     ^\n");
+        assert_eq!(snippet(&at(7, 1), "a"), "");
+        let long = snippet(&at(1, 5001), &"é".repeat(10_000));
+        assert!(long.chars().count() < 400, "{long}");
+    }
 }

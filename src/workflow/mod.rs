@@ -12,6 +12,8 @@ pub mod model;
 pub mod template;
 
 mod parse;
+#[cfg(test)]
+mod testing;
 
 pub use action::{Action, Input, Runs, parse_action};
 pub use diagnostic::{Diagnostic, Severity, snippet};

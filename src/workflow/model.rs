@@ -2,10 +2,10 @@
 
 use indexmap::IndexMap;
 
-use super::expression::Scope;
+use super::expression::{Scope, Value};
 use super::matrix::Matrix;
 use super::template::{Condition, EvaluationError, Template};
-use crate::yaml::{Node, Place};
+use crate::yaml::{Key, Node, Place};
 
 /// A value and where it stands in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,8 +170,21 @@ impl Env {
     /// # Errors
     /// A value that cannot be computed, or an expression whose value is no object, with its place.
     pub fn render(&self, scope: &dyn Scope) -> Result<Vec<(String, String)>, EvaluationError> {
-        let _ = scope;
-        Ok(Vec::new())
+        match self {
+            Self::Map(entries) => {
+                entries.iter().map(|(name, template)| Ok((name.clone(), template.render(scope)?))).collect()
+            }
+            Self::Expression(template) => match template.value(scope)? {
+                Value::Null => Ok(Vec::new()),
+                Value::Object(object) => {
+                    Ok(object.iter().map(|(name, value)| (name.to_owned(), value.to_text())).collect())
+                }
+                other => Err(EvaluationError::new(
+                    template.place,
+                    format!("'env' must be an object of names and values, not a {}", other.kind_name()),
+                )),
+            },
+        }
     }
 }
 
@@ -212,8 +225,24 @@ impl RunsOn {
     /// # Errors
     /// A label that cannot be computed or is no text, with its place.
     pub fn labels(&self, scope: &dyn Scope) -> Result<Vec<String>, EvaluationError> {
-        let _ = scope;
-        Ok(Vec::new())
+        let mut labels = Vec::new();
+        for template in &self.labels {
+            let values = match template.value(scope)? {
+                Value::Array(items) => items.to_vec(),
+                value => vec![value],
+            };
+            for value in values {
+                if !value.is_primitive() {
+                    let message = format!("a label of 'runs-on' must be text, not an {}", value.kind_name());
+                    return Err(EvaluationError::new(template.place, message));
+                }
+                let label = value.text().trim().to_owned();
+                if !label.is_empty() {
+                    labels.push(label);
+                }
+            }
+        }
+        Ok(labels)
     }
 }
 
@@ -268,6 +297,37 @@ pub enum InputType {
     Environment,
 }
 
+impl DispatchInput {
+    /// What a declaration says, as far as it can be understood.
+    fn read(key: &Key, node: &Node) -> Self {
+        let text = |name: &str| node.get(name).and_then(Node::scalar_text);
+        Self {
+            place: key.place,
+            name: key.text.clone(),
+            description: text("description"),
+            required: text("required").is_some_and(|text| text == "true"),
+            default: node
+                .get("default")
+                .filter(|node| !node.is_null())
+                .and_then(|node| Template::from_node(node).ok()),
+            kind: match text("type").as_deref() {
+                Some("boolean") => InputType::Boolean,
+                Some("number") => InputType::Number,
+                Some("choice") => InputType::Choice,
+                Some("environment") => InputType::Environment,
+                _ => InputType::String,
+            },
+            options: node
+                .get("options")
+                .and_then(Node::as_sequence)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(Node::scalar_text)
+                .collect(),
+        }
+    }
+}
+
 impl Triggers {
     /// Whether the event is named.
     #[must_use]
@@ -288,7 +348,8 @@ impl Triggers {
     }
 
     fn inputs_of(&self, event: &str) -> Vec<DispatchInput> {
-        let _ = event;
-        Vec::new()
+        let inputs = self.events.get(event).and_then(|trigger| trigger.filters.get("inputs"));
+        let entries = inputs.and_then(Node::as_mapping).unwrap_or_default();
+        entries.iter().map(|(key, node)| DispatchInput::read(key, node)).collect()
     }
 }

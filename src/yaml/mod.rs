@@ -6,6 +6,7 @@
 
 mod reader;
 mod scalar;
+mod source;
 
 use std::fmt;
 
@@ -44,6 +45,8 @@ pub struct Node {
     pub place: Place,
     /// How the scalar was written; tells a block scalar from the others, for positions inside it.
     pub style: Style,
+    /// Where each `${{` of a string stands in the source; `None` if it has none.
+    pub expressions: Option<Box<[Place]>>,
     /// The value.
     pub kind: Kind,
 }

@@ -13,6 +13,7 @@ mod value;
 use std::sync::Arc;
 
 pub use json::JsonError;
+pub(super) use operators::equal as loosely_equal;
 pub use value::{Object, Value};
 
 /// The contexts that an expression of a workflow may name, in lower case.

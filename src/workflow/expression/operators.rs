@@ -18,7 +18,7 @@ pub(super) fn compare(left: &Value, operator: Operator, right: &Value) -> bool {
     }
 }
 
-pub(super) fn equal(left: &Value, right: &Value) -> bool {
+pub(in crate::workflow) fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Null, Value::Null) => true,
         (Value::Bool(left), Value::Bool(right)) => left == right,
