@@ -149,6 +149,9 @@ impl fmt::Display for ContainerEvidence {
             let why = if self.out_of_memory { " (OOMKilled)" } else { "" };
             writeln!(f, "    last exit code {exit_code}{why}, restarts {}", self.restarts)?;
         }
+        if let Some(why) = &self.log_error {
+            writeln!(f, "    its log cannot be read: {why}")?;
+        }
         if !self.log.is_empty() {
             writeln!(f, "    the last lines of its log:")?;
             for line in &self.log {

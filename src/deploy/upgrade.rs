@@ -14,8 +14,10 @@ use super::process::Running;
 use super::rollout::{Changes, Rollout};
 use super::{Error, Request};
 
-/// How long to wait between two looks at the pods. kubectl costs a tenth of a second of CPU time each.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait between two looks at the pods, at first. A kubectl costs a tenth of a second of CPU time.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long to wait between two looks at the pods of a rollout that takes its time.
+const LOOK_LATER: Duration = Duration::from_secs(3);
 /// How often a signal is looked for.
 const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 /// How many of helm's last lines are kept.
@@ -152,6 +154,7 @@ fn follow(
 fn watch(kubectl: Kubectl, release: String, news: Sender<News>) -> Sender<()> {
     let (stop, stopped) = mpsc::channel::<()>();
     thread::spawn(move || {
+        let began = Instant::now();
         loop {
             // An API server that does not answer is helm's to complain about.
             if let Ok(objects) = kubectl.workloads()
@@ -159,7 +162,8 @@ fn watch(kubectl: Kubectl, release: String, news: Sender<News>) -> Sender<()> {
             {
                 return;
             }
-            if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+            let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }

@@ -227,10 +227,13 @@ pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git) -> Result<Fetch
     let fresh = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&place).map_err(io)?;
     let into = fresh.path();
     git.run(into, &["init", "--quiet"]).map_err(failed)?;
-    let shallow = ["fetch", "--quiet", "--depth=1", "--no-tags", &action.url];
-    let by_commit = git.run(into, &[&shallow[..], &[&commit]].concat());
-    // Not every server gives out a commit by its name.
-    by_commit.or_else(|_| git.run(into, &[&shallow[..], &[&action.reference]].concat())).map_err(failed)?;
+    // Not every server gives out a commit by its name, and a plain file server cannot shorten a history.
+    git.run(into, &["fetch", "--quiet", "--depth=1", "--no-tags", &action.url, &commit])
+        .or_else(|_| {
+            git.run(into, &["fetch", "--quiet", "--depth=1", "--no-tags", &action.url, &action.reference])
+        })
+        .or_else(|_| git.run(into, &["fetch", "--quiet", "--no-tags", &action.url, &action.reference]))
+        .map_err(failed)?;
     git.run(into, &["checkout", "--quiet", "--detach", "FETCH_HEAD"]).map_err(failed)?;
     fs::rename(fresh.keep(), &directory).map_err(io)?;
     Ok(Fetched { directory, commit, cached: false })

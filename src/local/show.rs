@@ -36,6 +36,8 @@ pub struct View {
     prefix: String,
     steps: Vec<StepInfo>,
     current: Option<usize>,
+    /// Inside the rows by which a step says what it is about to run; a terminal has shown its name already.
+    announcing: Announcing,
     began: Timestamp,
     buffer: String,
     /// The job's outputs as they came.
@@ -69,6 +71,7 @@ impl View {
             prefix,
             steps: Vec::new(),
             current: None,
+            announcing: Announcing::Over,
             began: Timestamp::now(),
             buffer: String::new(),
             outputs: Vec::new(),
@@ -86,6 +89,26 @@ impl View {
         self.buffer.push('\n');
     }
 
+    /// Whether a row belongs to what a step says before it runs.
+    fn announces(&mut self, text: &str) -> bool {
+        match self.announcing {
+            Announcing::Expected if text.starts_with("::group::Run ") => {
+                self.announcing = Announcing::Now;
+                true
+            }
+            Announcing::Now => {
+                if text == "::endgroup::" {
+                    self.announcing = Announcing::Over;
+                }
+                true
+            }
+            Announcing::Expected | Announcing::Over => {
+                self.announcing = Announcing::Over;
+                false
+            }
+        }
+    }
+
     fn text(&mut self, event: &Event, colour: bool) {
         let paint = |code: &'static str, text: &str| paint(colour, code, text);
         match event {
@@ -97,6 +120,7 @@ impl View {
                 let name = paint("1", self.step_name(*step));
                 self.line(&format!("{} {name}", paint("36", "●")));
             }
+            Event::Row { text, .. } if self.announces(text) => {}
             Event::Row { text, .. } => {
                 let quiet = self.current.is_none();
                 match shown(text) {
@@ -169,6 +193,7 @@ impl Sink for View {
             Event::JobStarted { steps, .. } => self.steps.clone_from(steps),
             Event::StepStarted { time, step } => {
                 self.current = Some(*step);
+                self.announcing = Announcing::Expected;
                 self.began = *time;
             }
             Event::Output { name, value } => self.outputs.push((name.clone(), value.clone())),
@@ -198,6 +223,13 @@ impl Sink for View {
             other => other,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Announcing {
+    Expected,
+    Now,
+    Over,
 }
 
 enum Shown<'t> {

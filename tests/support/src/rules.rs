@@ -182,7 +182,10 @@ impl State {
             {
                 complaints.push((Rule::Steps, format!("step {n} was {}, now {result:?}", before.status)));
             }
-            if result != WireResult::Unspecified && missing(step.stopped_at.as_ref()) {
+            // A skipped step has no times of its own.
+            if !matches!(result, WireResult::Unspecified | WireResult::Skipped)
+                && missing(step.stopped_at.as_ref())
+            {
                 complaints.push((Rule::Times, format!("step {n} ended without a time")));
             }
             if matches!(result, WireResult::Success | WireResult::Failure)
