@@ -7,6 +7,8 @@
 //! | [`cli`] | one file per subcommand: arguments in, one call, exit code out | everything below |
 //! | [`gitea`] | client, registration, poller, reporter | `config`, `events`, `supervisor`, `http` |
 //! | [`supervisor`] | starts job processes, finds them again, ends them | `events`, `job::spec` |
+//! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events` |
+//! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events` |
 //! | [`job`] | plan, steps, scripts, actions, commands, masking, environment files | `workflow`, `events`, `limits` |
 //! | [`limits`] | the heap ceiling and its proof | `events` |
 //! | [`events`] | the event type and the journal that writes and reads it | nothing |
@@ -28,6 +30,7 @@ pub mod http;
 pub mod image;
 pub mod job;
 pub mod limits;
+pub mod local;
 pub mod supervisor;
 pub mod workflow;
 pub mod yaml;

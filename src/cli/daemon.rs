@@ -1,11 +1,120 @@
 //! `sower daemon`: Take jobs from Gitea and run them.
 
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use tracing_subscriber::filter::LevelFilter;
+
 use super::{Failure, Outcome};
+use crate::config::{self, Config, Level};
+use crate::gitea::{self, DaemonError, Left, Registration};
+use crate::supervisor::{self, Lock, Program, StateDir};
 
 /// Take jobs from Gitea and run them.
+///
+/// Jobs run in processes of their own: they go on when the daemon is stopped, and the next one takes up reporting
+/// where Gitea has the last row.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The configuration [default: /etc/sower/config.yaml, or the built-in values where there is none]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Take one task and leave when it has ended
+    #[arg(long)]
+    once: bool,
+    /// Have the daemon that is running take no more tasks, and wait until its jobs have ended and it has left;
+    /// where none is running, report on the jobs that are there and leave
+    #[arg(long, conflicts_with = "once")]
+    drain: bool,
+}
 
-pub(super) fn run(_args: &Args) -> Outcome {
-    Err(Failure::wrong_question("not built yet"))
+const EXAMPLES: &str = "\
+Signals: SIGTERM and SIGINT stop the daemon (jobs go on), SIGUSR1 drains it.
+
+Examples:
+  sower daemon
+  sower daemon -c runner-config/config.yaml
+  sower daemon --drain";
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let (config, warnings) = Config::load(args.config.as_deref()).map_err(Failure::wrong_question)?;
+    start_log(&config);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let registration = Registration::read(&config.runner.file).map_err(Failure::wrong_question)?;
+    let state = StateDir::open(config.state_dir()).map_err(Failure::not_well)?;
+    let lock = take_lock(&state, args.drain)?;
+    let program =
+        Program::this().map_err(|error| Failure::not_well(format!("cannot find this program: {error}")))?;
+    let options =
+        gitea::Options { config, registration, state, lock, program, once: args.once, drain: args.drain };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::not_well(format!("cannot start: {error}")))?;
+    let left = runtime.block_on(gitea::run(options));
+    // Removing a directory may take long; the next daemon goes on with it.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    match left {
+        Ok(Left::Done) => Ok(ExitCode::SUCCESS),
+        Ok(Left::Stopped { jobs: 0 }) => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Left::Stopped { jobs }) => {
+            tracing::info!("stopped; {jobs} jobs go on, and the next daemon reports on them");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error @ (DaemonError::Unregistered { .. } | DaemonError::Signals(_) | DaemonError::State(_))) => {
+            Err(Failure::not_well(error))
+        }
+        Err(error) => Err(Failure::wrong_question(error)),
+    }
+}
+
+/// Takes the state directory. To drain one, the daemon that holds it is told so and waited for.
+fn take_lock(state: &StateDir, drain: bool) -> Result<Lock, Failure> {
+    let mut told = None;
+    loop {
+        match state.lock() {
+            Ok(lock) => return Ok(lock),
+            Err(supervisor::Error::Held { pid: Some(pid), .. }) if drain => {
+                if told != Some(pid) {
+                    told = Some(pid);
+                    let daemon = i32::try_from(pid).ok().and_then(Pid::from_raw);
+                    let sent =
+                        daemon.map_or(Ok(()), |daemon| rustix::process::kill_process(daemon, Signal::USR1));
+                    sent.map_err(|error| {
+                        Failure::not_well(format!("cannot tell the daemon, process {pid}, to drain: {error}"))
+                    })?;
+                    tracing::info!("the daemon, process {pid}, takes no more tasks; waiting for it to leave");
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Err(error) => return Err(Failure::not_well(error)),
+        }
+    }
+}
+
+/// Sends the log to stderr, in colour on a terminal.
+fn start_log(config: &config::Config) {
+    let level = match config.log.level {
+        Level::Trace => LevelFilter::TRACE,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Info => LevelFilter::INFO,
+        Level::Warn => LevelFilter::WARN,
+        Level::Error => LevelFilter::ERROR,
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(config.log.level <= Level::Debug)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Only a second call in one process could fail.
+    let _ = subscriber.try_init();
 }

@@ -1,11 +1,61 @@
-//! `sower job`: Run the job in a job directory (used by the daemon).
+//! `sower job DIR`: runs the job that waits in a job directory. The daemon starts it; it is not for people.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::events::journal::Writer;
+use crate::job::executor;
+use crate::job::process::Control;
+use crate::job::spec::JobSpec;
+use crate::job::tree::{self, Members};
+use crate::supervisor::JobDir;
 
 use super::{Failure, Outcome};
 
 /// Run the job in a job directory (used by the daemon).
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+#[command(hide = true)]
+pub(super) struct Args {
+    /// The job directory: `spec.json` is read and removed, `journal` is written.
+    directory: PathBuf,
+}
 
-pub(super) fn run(_args: &Args) -> Outcome {
-    Err(Failure::wrong_question("not built yet"))
+/// How often what was written is made to outlast a power cut.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) fn run(args: &Args) -> Outcome {
+    // The job outlives the daemon: a session of its own, and its orphans stay with it.
+    let _ = rustix::process::setsid();
+    tree::adopt_orphans().map_err(Failure::not_well)?;
+    let control = Control::new().map_err(Failure::not_well)?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        control.cancel_on(signal).map_err(Failure::not_well)?;
+    }
+    let directory = JobDir::at(&args.directory);
+    let spec_path = directory.spec();
+    let text = fs::read(&spec_path).map_err(|error| Failure::wrong_question(named(&spec_path, &error)))?;
+    let spec: JobSpec = serde_json::from_slice(&text)
+        .map_err(|error| Failure::wrong_question(format!("{}: {error}", spec_path.display())))?;
+    drop(text);
+    let mut journal = Writer::create(&directory.journal()).map_err(Failure::not_well)?;
+    // It holds secrets, and whoever finds the journal knows that the job has begun.
+    fs::remove_file(&spec_path).map_err(|error| Failure::not_well(named(&spec_path, &error)))?;
+    let file = journal.sync_handle().map_err(Failure::not_well)?;
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(SYNC_INTERVAL);
+            // What cannot be synced now may be at the next turn; the reporter reads it in either case.
+            let _ = file.sync_data();
+        }
+    });
+    executor::run(&spec, &mut journal, &control, Members::All).map_err(Failure::not_well)?;
+    journal.sync().map_err(Failure::not_well)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn named(path: &std::path::Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }

@@ -1,11 +1,189 @@
 //! `sower register`: Register this host with a Gitea instance.
 
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::termios::{LocalModes, OptionalActions};
+
 use super::{Failure, Outcome};
+use crate::config::{Config, Label};
+use crate::gitea::{self, Address, Client, NewRunner, RegisterError, Registration, RegistrationError};
+use crate::supervisor::StateDir;
+
+/// Where a token may be beside the command line, which every user of the host can read.
+const TOKEN_VARIABLES: [&str; 2] = ["SOWER_REGISTRATION_TOKEN", "GITEA_RUNNER_REGISTRATION_TOKEN"];
 
 /// Register this host with a Gitea instance.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+///
+/// What is not given is asked for on a terminal. The registration is written to runner.file of the configuration.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Ask nothing; what is missing is an error
+    #[arg(long)]
+    no_interactive: bool,
+    /// Address of the instance, such as https://git.example.org
+    #[arg(long, value_name = "URL")]
+    instance: Option<String>,
+    /// Registration token, from Settings, Actions, Runners. Better in SOWER_REGISTRATION_TOKEN, since
+    /// command lines are no secret
+    #[arg(long)]
+    token: Option<String>,
+    /// Name of the runner [default: the name of this host]
+    #[arg(long)]
+    name: Option<String>,
+    /// Labels, separated by commas, such as haskelseed:host [default: runner.labels of the configuration]
+    #[arg(long)]
+    labels: Option<String>,
+    /// The runner takes one task and is then deleted (Gitea 1.24 or later)
+    #[arg(long)]
+    ephemeral: bool,
+    /// The configuration [default: /etc/sower/config.yaml, or the built-in values where there is none]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
 
-pub(super) fn run(_args: &Args) -> Outcome {
-    Err(Failure::wrong_question("not built yet"))
+const EXAMPLES: &str = "\
+Examples:
+  sower register
+  SOWER_REGISTRATION_TOKEN=… sower register --no-interactive \\
+      --instance https://git.example.org --labels haskelseed:host";
+
+impl std::fmt::Debug for Args {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Args").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let (config, warnings) = Config::load(args.config.as_deref()).map_err(Failure::wrong_question)?;
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
+    let ask = !args.no_interactive && std::io::stdin().is_terminal();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+
+    let address = match &args.instance {
+        Some(address) => address.clone(),
+        None if ask => prompt("Address of the instance", None)?,
+        None => return Err(Failure::wrong_question("no instance; give --instance URL")),
+    };
+    let address: Address = address.parse().map_err(Failure::wrong_question)?;
+    let token = match args.token.clone().or_else(token_of_environment) {
+        Some(token) => token,
+        None if ask => secret_prompt("Registration token")?,
+        None => {
+            let variable = TOKEN_VARIABLES[0];
+            return Err(Failure::wrong_question(format!(
+                "no registration token; set {variable}, or give --token"
+            )));
+        }
+    };
+    let token = token.trim().to_owned();
+    if token.is_empty() {
+        return Err(Failure::wrong_question("the registration token is empty"));
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None if ask => prompt("Name of this runner", Some(&host))?,
+        None => host,
+    };
+    if name.trim().is_empty() {
+        return Err(Failure::wrong_question("the runner's name is empty; give --name"));
+    }
+    let labels = match &args.labels {
+        Some(labels) => parse_labels(labels)?,
+        None if !config.runner.labels.is_empty() => config.runner.labels.clone(),
+        None if ask => parse_labels(&prompt("Labels, separated by commas, such as haskelseed:host", None)?)?,
+        None => Vec::new(),
+    };
+    if labels.is_empty() {
+        return Err(Failure::wrong_question(
+            "no labels; give --labels NAME:host, where NAME is what runs-on of a workflow asks for",
+        ));
+    }
+
+    let file = &config.runner.file;
+    // Before anything is made on the server: is there a place for the result?
+    StateDir::open(config.state_dir()).map_err(Failure::not_well)?;
+    let before = match Registration::read(file) {
+        Ok(before) => Some(before),
+        Err(RegistrationError::Missing { .. } | RegistrationError::Wrong { .. }) => None,
+        Err(error) => return Err(Failure::not_well(error)),
+    };
+    let client = Client::new(address, config.runner.insecure).map_err(Failure::not_well)?;
+    let new = NewRunner { token, name, labels, ephemeral: args.ephemeral };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::not_well(format!("cannot start: {error}")))?;
+    let registration = runtime
+        .block_on(gitea::register(&client, &new))
+        .map_err(|error: RegisterError| Failure::not_well(error))?;
+    registration.write(file).map_err(Failure::not_well)?;
+    if let Some(before) = before {
+        eprintln!(
+            "replaced the registration of {} ({}) with {}; remove that runner there if it is not needed",
+            before.name, before.uuid, before.address
+        );
+    }
+    println!(
+        "registered {} with {}, labels {}; written to {}",
+        registration.name,
+        registration.address,
+        registration.labels.join(", "),
+        file.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_labels(text: &str) -> Result<Vec<Label>, Failure> {
+    Label::parse_list(text).map_err(Failure::wrong_question)
+}
+
+fn token_of_environment() -> Option<String> {
+    TOKEN_VARIABLES.iter().find_map(|name| std::env::var(name).ok()).filter(|token| !token.is_empty())
+}
+
+/// Asks a question on the terminal; an empty answer is the default.
+fn prompt(question: &str, default: Option<&str>) -> Result<String, Failure> {
+    match default {
+        Some(default) => eprint!("{question} [{default}]: "),
+        None => eprint!("{question}: "),
+    }
+    let answer = read_line()?;
+    match (answer.trim(), default) {
+        ("", Some(default)) => Ok(default.to_owned()),
+        ("", None) => Err(Failure::wrong_question("no answer")),
+        (answer, _) => Ok(answer.to_owned()),
+    }
+}
+
+/// Asks without showing what is typed.
+fn secret_prompt(question: &str) -> Result<String, Failure> {
+    eprint!("{question}: ");
+    let stdin = std::io::stdin();
+    let before = rustix::termios::tcgetattr(&stdin);
+    if let Ok(before) = &before {
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &silent);
+    }
+    let answer = read_line();
+    if let Ok(before) = &before {
+        let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, before);
+    }
+    eprintln!();
+    answer
+}
+
+fn read_line() -> Result<String, Failure> {
+    let _ = std::io::stderr().flush();
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| Failure::wrong_question(format!("cannot read the answer: {error}")))?;
+    Ok(line)
 }

@@ -1,1 +1,315 @@
 //! The runner's configuration: typed, defaulted and checked.
+//!
+//! The keys are act_runner's, so that its file is read as it is, and a few of our own. Every key is documented in
+//! `runner-config/config.yaml`, which holds the defaults; a test compares the two.
+
+mod duration;
+mod env_file;
+mod keys;
+mod label;
+mod section;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use duration::{format_duration, parse_duration};
+pub use env_file::EnvFileError;
+pub use label::{Label, LabelError, Schema};
+
+use crate::yaml::Place;
+
+/// Where the configuration is looked for when the command line names none.
+pub const DEFAULT_PATH: &str = "/etc/sower/config.yaml";
+
+/// The configuration of a runner.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `log`: what the daemon says of itself.
+    pub log: Log,
+    /// `runner`: tasks, time limits, how often Gitea is asked.
+    pub runner: Runner,
+    /// `cache`: where fetched actions and tools are kept; act_runner's cache server keys are read.
+    pub cache: Cache,
+    /// `container`: act_runner's keys. Jobs run on the host, so they have no effect.
+    pub container: Container,
+    /// `host`: where jobs work.
+    pub host: Host,
+    /// `actions`: where actions come from.
+    pub actions: Actions,
+    /// `ghc`: defaults for the memory limits of GHC.
+    pub ghc: Ghc,
+}
+
+/// `log`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Log {
+    /// The least important message that is written.
+    pub level: Level,
+}
+
+/// How important a log message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// Everything.
+    Trace,
+    /// Each call and decision.
+    Debug,
+    /// Tasks begun and ended, connections lost and found.
+    #[default]
+    Info,
+    /// What somebody should look at.
+    Warn,
+    /// What does not work.
+    Error,
+}
+
+/// `runner`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runner {
+    /// The registration; its folder is the state directory. Absolute after [`Config::load`].
+    pub file: PathBuf,
+    /// How many tasks run at the same time, at least 1.
+    pub capacity: u32,
+    /// Variables for every step.
+    pub envs: BTreeMap<String, String>,
+    /// A file with more of them, `KEY=value` a line; [`Runner::envs`] wins.
+    pub env_file: Option<PathBuf>,
+    /// Time limit of a job that names none.
+    pub timeout: Duration,
+    /// How long a daemon that is told to stop waits for its jobs. They go on without it after that.
+    pub shutdown_timeout: Duration,
+    /// Accept any certificate from Gitea.
+    pub insecure: bool,
+    /// Time limit of one question for a task; values below 30 s count as 30 s, since a reply that comes too late
+    /// is a task that nobody runs.
+    pub fetch_timeout: Duration,
+    /// Time between two questions for a task while there is none.
+    pub fetch_interval: Duration,
+    /// A row that a step printed is in Gitea within this time.
+    pub report_interval: Duration,
+    /// Replaces `https://github.com` as the source of actions.
+    pub github_mirror: Option<String>,
+    /// Labels of this runner; when empty, those of the registration hold.
+    pub labels: Vec<Label>,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self {
+            file: PathBuf::from("/var/lib/sower/.runner"),
+            capacity: 1,
+            envs: BTreeMap::new(),
+            env_file: None,
+            timeout: Duration::from_secs(3 * 3600),
+            shutdown_timeout: Duration::ZERO,
+            insecure: false,
+            fetch_timeout: Duration::from_secs(60),
+            fetch_interval: Duration::from_secs(1),
+            report_interval: Duration::from_secs(1),
+            github_mirror: None,
+            labels: Vec::new(),
+        }
+    }
+}
+
+/// `cache`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// Serve the cache protocol to jobs.
+    pub enabled: bool,
+    /// Where fetched actions, tools and cache entries are kept; `None` is `cache` in the state directory.
+    pub dir: Option<PathBuf>,
+    /// The address that jobs reach the cache server at.
+    pub host: Option<String>,
+    /// Its port; 0 for any.
+    pub port: u16,
+    /// A cache server elsewhere.
+    pub external_server: Option<String>,
+    /// Never fetch an action again that is there already.
+    pub offline_mode: bool,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { enabled: true, dir: None, host: None, port: 0, external_server: None, offline_mode: false }
+    }
+}
+
+/// `container`: read so that act_runner's file is accepted as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Container {
+    /// Network of job containers.
+    pub network: Option<String>,
+    /// Whether job containers are privileged.
+    pub privileged: bool,
+    /// Options for `docker create`.
+    pub options: Option<String>,
+    /// Parent of the workspace inside of containers.
+    pub workdir_parent: Option<String>,
+    /// Volumes that jobs may mount.
+    pub valid_volumes: Vec<String>,
+    /// The Docker socket.
+    pub docker_host: Option<String>,
+    /// Pull images that are there.
+    pub force_pull: bool,
+    /// Build images that are there.
+    pub force_rebuild: bool,
+    /// Do not start without Docker.
+    pub require_docker: bool,
+    /// How long to wait for Docker.
+    pub docker_timeout: Duration,
+    /// Mount the workspace instead of copying it.
+    pub bind_workdir: bool,
+}
+
+/// `host`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// Where workspaces are made, a folder for each task; `None` is the job's own directory in the state directory.
+    pub workdir_parent: Option<PathBuf>,
+    /// `HOME` of the steps; `None` is that of the daemon.
+    pub home: Option<PathBuf>,
+}
+
+/// `actions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actions {
+    /// Resolve `sower/…` in this program.
+    pub embedded: bool,
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self { embedded: true }
+    }
+}
+
+/// `ghc`: what `sower ghc caps` takes where a workflow says nothing. `None` leaves it to the host's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ghc {
+    /// Heap ceiling, as GHC's `-M` takes it, such as `2500m`.
+    pub heap: Option<String>,
+    /// Allocation area, as GHC's `-A` takes it, such as `64m`.
+    pub allocation_area: Option<String>,
+    /// How many modules GHC compiles at the same time.
+    pub jobs: Option<u32>,
+}
+
+/// Something in a configuration file that is wrong or odd, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it.
+    pub place: Place,
+    /// The key, such as `runner.capacity`; empty when the file is no YAML.
+    pub key: String,
+    /// What is the matter, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.place)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Why a configuration could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is wrong; every error in it, one a line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Wrong(Vec<Finding>),
+}
+
+impl Config {
+    /// Reads a configuration file, or takes the defaults where `path` is `None` and [`DEFAULT_PATH`] is not there.
+    /// Relative paths in it are relative to the working directory, as act_runner has it. The findings are warnings,
+    /// such as unknown keys.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong.
+    pub fn load(path: Option<&Path>) -> Result<(Self, Vec<Finding>), Error> {
+        let default = Path::new(DEFAULT_PATH);
+        let (mut config, warnings) = match path {
+            Some(path) => Self::read(path)?,
+            None if default.exists() => Self::read(default)?,
+            None => (Self::default(), Vec::new()),
+        };
+        let absolute = |path: &mut PathBuf| -> Result<(), Error> {
+            *path = std::path::absolute(&*path).map_err(|source| Error::Io { path: path.clone(), source })?;
+            Ok(())
+        };
+        absolute(&mut config.runner.file)?;
+        let optional = [
+            &mut config.runner.env_file,
+            &mut config.cache.dir,
+            &mut config.host.workdir_parent,
+            &mut config.host.home,
+        ];
+        for path in optional.into_iter().flatten() {
+            absolute(path)?;
+        }
+        Ok((config, warnings))
+    }
+
+    /// Reads one file; paths stay as they are written.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is wrong.
+    pub fn read(path: &Path) -> Result<(Self, Vec<Finding>), Error> {
+        let text = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads the text of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// When the text is wrong.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<(Self, Vec<Finding>), Error> {
+        keys::read(path, text)
+    }
+
+    /// Every key that is known, such as `runner.capacity`.
+    #[must_use]
+    pub fn known_keys() -> Vec<String> {
+        keys::known()
+    }
+
+    /// The state directory: the folder of the registration.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        match self.runner.file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+
+    /// The variables for every step: those of `runner.env_file`, then those of `runner.envs`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has a line that is no assignment.
+    pub fn step_env(&self) -> Result<BTreeMap<String, String>, EnvFileError> {
+        let mut env = match &self.runner.env_file {
+            Some(path) => env_file::read(path)?,
+            None => BTreeMap::new(),
+        };
+        env.extend(self.runner.envs.clone());
+        Ok(env)
+    }
+}

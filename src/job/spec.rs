@@ -110,3 +110,18 @@ impl fmt::Debug for JobSpec {
             .finish_non_exhaustive()
     }
 }
+
+impl Places {
+    /// No places at all, for evaluating what does not depend on them.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            workspace: PathBuf::new(),
+            scratch: PathBuf::new(),
+            tool_cache: PathBuf::new(),
+            action_cache: PathBuf::new(),
+            home: PathBuf::new(),
+            remove_workspace: false,
+        }
+    }
+}

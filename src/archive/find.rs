@@ -1,0 +1,42 @@
+//! The archives below a directory: every file whose name ends in `.a`.
+
+use std::path::{Path, PathBuf};
+
+/// What was found below a directory.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The archives, sorted by path.
+    pub archives: Vec<PathBuf>,
+    /// Folders that could not be read, with the system's word.
+    pub unreadable: Vec<String>,
+}
+
+/// Looks below `directory`. Links to files are followed, links to directories are not: they may lead in circles.
+#[must_use]
+pub fn archives_below(directory: &Path) -> Found {
+    let mut found = Found::default();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.unreadable.push(format!("{}: {error}", folder.display()));
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            let path = entry.path();
+            if kind.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "a")
+                && (kind.is_file() || path.is_file())
+            {
+                // A link to nothing is no archive; nobody can link with it either way.
+                found.archives.push(path);
+            }
+        }
+    }
+    found.archives.sort();
+    found
+}

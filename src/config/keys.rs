@@ -1,0 +1,100 @@
+//! Which keys there are, with their types and limits.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::section::{Findings, Section};
+use super::{Config, Error, Finding, Label, Level};
+use crate::yaml::{self, Node};
+
+const LEVELS: [(&str, Level); 7] = [
+    ("trace", Level::Trace),
+    ("debug", Level::Debug),
+    ("info", Level::Info),
+    ("warn", Level::Warn),
+    ("warning", Level::Warn),
+    ("error", Level::Error),
+    ("fatal", Level::Error),
+];
+
+pub(super) fn read(path: &Path, text: &[u8]) -> Result<(Config, Vec<Finding>), Error> {
+    let mut findings = Findings::new(path);
+    match yaml::parse(text) {
+        Ok(document) => {
+            let config = visit(&document, &mut findings);
+            if findings.errors.is_empty() {
+                return Ok((config, findings.warnings));
+            }
+        }
+        Err(error) => findings.error(error.place, "", error.message),
+    }
+    findings.errors.sort_by_key(|finding| finding.place);
+    Err(Error::Wrong(findings.errors))
+}
+
+pub(super) fn known() -> Vec<String> {
+    let mut findings = Findings::default();
+    if let Ok(nothing) = yaml::parse(b"") {
+        visit(&nothing, &mut findings);
+    }
+    findings.known
+}
+
+fn visit(document: &Node, findings: &mut Findings) -> Config {
+    let mut config = Config::default();
+    let mut root = Section::document(document, findings);
+    root.section("log", |s| s.word("level", &mut config.log.level, &LEVELS));
+    root.section("runner", |s| runner(s, &mut config.runner));
+    root.section("cache", |s| {
+        let cache = &mut config.cache;
+        s.bool("enabled", &mut cache.enabled);
+        s.optional_path("dir", &mut cache.dir);
+        s.optional_text("host", &mut cache.host);
+        s.number("port", &mut cache.port, 0, 65_535);
+        s.optional_text("external_server", &mut cache.external_server);
+        s.bool("offline_mode", &mut cache.offline_mode);
+    });
+    root.section("container", |s| container(s, &mut config.container));
+    root.section("host", |s| {
+        s.optional_path("workdir_parent", &mut config.host.workdir_parent);
+        s.optional_path("home", &mut config.host.home);
+    });
+    root.section("actions", |s| s.bool("embedded", &mut config.actions.embedded));
+    root.section("ghc", |s| {
+        s.optional_text("heap", &mut config.ghc.heap);
+        s.optional_text("allocation_area", &mut config.ghc.allocation_area);
+        s.optional_number("jobs", &mut config.ghc.jobs, 1, 1024);
+    });
+    root.finish();
+    config
+}
+
+fn runner(s: &mut Section<'_>, runner: &mut super::Runner) {
+    let second = Duration::from_secs(1);
+    s.path("file", &mut runner.file);
+    s.number("capacity", &mut runner.capacity, 1, 1000);
+    s.texts("envs", &mut runner.envs, |name| !name.is_empty() && !name.contains(['=', '\0']));
+    s.optional_path("env_file", &mut runner.env_file);
+    s.duration("timeout", &mut runner.timeout, second);
+    s.duration("shutdown_timeout", &mut runner.shutdown_timeout, Duration::ZERO);
+    s.bool("insecure", &mut runner.insecure);
+    s.duration("fetch_timeout", &mut runner.fetch_timeout, Duration::ZERO);
+    s.duration("fetch_interval", &mut runner.fetch_interval, Duration::from_millis(100));
+    s.duration("report_interval", &mut runner.report_interval, Duration::from_millis(100));
+    s.optional_text("github_mirror", &mut runner.github_mirror);
+    s.list("labels", &mut runner.labels, |text| text.parse::<Label>().map_err(|error| error.to_string()));
+}
+
+fn container(s: &mut Section<'_>, container: &mut super::Container) {
+    s.optional_text("network", &mut container.network);
+    s.bool("privileged", &mut container.privileged);
+    s.optional_text("options", &mut container.options);
+    s.optional_text("workdir_parent", &mut container.workdir_parent);
+    s.list("valid_volumes", &mut container.valid_volumes, |text| Ok(text.to_owned()));
+    s.optional_text("docker_host", &mut container.docker_host);
+    s.bool("force_pull", &mut container.force_pull);
+    s.bool("force_rebuild", &mut container.force_rebuild);
+    s.bool("require_docker", &mut container.require_docker);
+    s.duration("docker_timeout", &mut container.docker_timeout, Duration::ZERO);
+    s.bool("bind_workdir", &mut container.bind_workdir);
+}

@@ -1,0 +1,211 @@
+//! The outcome for people, for programs, and for the job's summary and outputs.
+
+use std::fmt::{self, Write as _};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::evidence::{ContainerEvidence, Evidence, PodEvidence};
+use super::{Deployed, Error, Failed, Outcome, Rendered, Request};
+
+impl Outcome {
+    /// The outcome as one JSON object.
+    #[must_use]
+    pub fn json(&self, request: &Request) -> Value {
+        let mut object = json!({
+            "result": self.word(),
+            "release": request.release,
+            "namespace": request.namespace,
+        });
+        let more = match self {
+            Self::Deployed(Deployed { revision, rollout, took }) => json!({
+                "revision": revision,
+                "seconds": took.as_secs_f64(),
+                "images": rollout.images(),
+                "pods": rollout.pods().collect::<Vec<_>>(),
+            }),
+            Self::Failed(failed) => json!({
+                "cause": failed.cause,
+                "state": failed.state,
+                "seconds": failed.took.as_secs_f64(),
+                "evidence": failed.evidence,
+            }),
+            Self::Cancelled { state } => json!({ "state": state }),
+        };
+        if let (Some(object), Value::Object(more)) = (object.as_object_mut(), more) {
+            object.extend(more);
+        }
+        object
+    }
+
+    /// `deployed`, `failed` or `cancelled`.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Deployed(_) => "deployed",
+            Self::Failed(_) => "failed",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+
+    /// A small table for the job's summary.
+    #[must_use]
+    pub fn markdown(&self, request: &Request) -> String {
+        let mut rows = vec![
+            ("Release", code(&request.release)),
+            ("Namespace", code(&request.namespace)),
+            ("Result", self.word().to_owned()),
+        ];
+        match self {
+            Self::Deployed(deployed) => {
+                rows.push(("Revision", deployed.revision.to_string()));
+                rows.extend(deployed.rollout.images().iter().map(|image| ("Image", code(image))));
+                rows.extend(
+                    deployed
+                        .rollout
+                        .pods()
+                        .map(|pod| ("Pod", format!("{}: {}", code(&pod.name), cell(&pod.state)))),
+                );
+                rows.push(("Took", format!("{:.1} s", deployed.took.as_secs_f64())));
+            }
+            Self::Failed(failed) => {
+                rows.push(("Cause", cell(&failed.cause.sentence)));
+                rows.push(("What to do", cell(&failed.cause.remedy)));
+                rows.push(("State", cell(&failed.state)));
+            }
+            Self::Cancelled { state } => rows.push(("State", cell(state))),
+        }
+        let mut text = String::from("### Deployment\n\n| | |\n| --- | --- |\n");
+        for (name, value) in rows {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "| {name} | {value} |");
+        }
+        text.push('\n');
+        text
+    }
+}
+
+impl fmt::Display for Deployed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "revision {} is ready after {:.1} s", self.revision, self.took.as_secs_f64())?;
+        for image in self.rollout.images() {
+            writeln!(f, "  image {image}")?;
+        }
+        for pod in self.rollout.pods() {
+            writeln!(f, "  pod/{}: {}", pod.name, pod.state)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.evidence)?;
+        writeln!(f, "{}", self.state)
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for pod in &self.pods {
+            write!(f, "{pod}")?;
+        }
+        for line in &self.workloads {
+            writeln!(f, "{line}")?;
+        }
+        if let Some(why) = &self.incomplete {
+            writeln!(f, "not all could be asked: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PodEvidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "pod/{}: {}", self.name, self.state)?;
+        for container in &self.containers {
+            write!(f, "{container}")?;
+        }
+        if !self.events.is_empty() {
+            writeln!(f, "  its last events:")?;
+            for event in &self.events {
+                writeln!(f, "    {event}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ContainerEvidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  container {}, image {}", self.name, self.image)?;
+        if !self.reason.is_empty() {
+            let colon = if self.message.is_empty() { "" } else { ": " };
+            writeln!(f, "    {}{colon}{}", self.reason, self.message.trim_end().replace('\n', "\n    "))?;
+        }
+        if let Some(exit_code) = self.exit_code {
+            let why = if self.out_of_memory { " (OOMKilled)" } else { "" };
+            writeln!(f, "    last exit code {exit_code}{why}, restarts {}", self.restarts)?;
+        }
+        if let Some(why) = &self.log_error {
+            writeln!(f, "    its log cannot be read: {why}")?;
+        }
+        if !self.log.is_empty() {
+            writeln!(f, "    the last lines of its log:")?;
+            for line in &self.log {
+                writeln!(f, "    | {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rendered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for object in &self.objects {
+            write!(f, "  {}/{}", object.kind.to_lowercase(), object.name)?;
+            if !object.images.is_empty() {
+                write!(f, "  image {}", object.images.join(", "))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Appends the outcome to the file of the job's summary.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_summary(path: &Path, text: &str) -> Result<(), Error> {
+    append(path, text)
+}
+
+/// Appends outputs (`name=value`) to the file of the step's outputs. Values must be single lines.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_outputs(path: &Path, outputs: &[(&str, String)]) -> Result<(), Error> {
+    let lines: String = outputs.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    append(path, &lines)
+}
+
+fn append(path: &Path, text: &str) -> Result<(), Error> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+fn code(text: &str) -> String {
+    format!("`{}`", cell(text))
+}
+
+/// Text that cannot break out of a cell of a Markdown table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}

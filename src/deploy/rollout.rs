@@ -1,0 +1,270 @@
+//! The release's workloads and pods now, and what changed since the last look.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::objects::{ContainerStatus, Object, Terminated};
+
+/// The workloads of a release at one moment.
+#[derive(Debug, Default, Clone)]
+pub struct Rollout {
+    /// Deployments, StatefulSets and DaemonSets, by name.
+    pub workloads: Vec<Workload>,
+}
+
+/// A Deployment, StatefulSet or DaemonSet.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// In lower case, such as `deployment`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// How many pods it wants.
+    pub wanted: u64,
+    /// How many pods are ready, those of older revisions included.
+    pub ready: u64,
+    /// How many pods are of the newest revision.
+    pub updated: u64,
+    /// The pods of the newest revision.
+    pub pods: Vec<ReleasePod>,
+    pub(super) object: Object,
+    /// The newest ReplicaSet of a Deployment.
+    pub(super) replica_set: Option<Object>,
+}
+
+/// A pod of the release.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleasePod {
+    /// Its name.
+    pub name: String,
+    /// Whether all its containers are ready.
+    pub ready: bool,
+    /// How often its containers were started again.
+    pub restarts: u64,
+    /// In words, such as `running, ready`.
+    pub state: String,
+    /// The images that its containers name.
+    pub images: Vec<String>,
+    /// The digests of the images that run, as far as they are known.
+    pub digests: Vec<String>,
+    #[serde(skip)]
+    pub(super) object: Object,
+}
+
+impl Rollout {
+    /// Picks what belongs to `release` from the objects of its namespace. Ownership is followed from what helm marked
+    /// as its own, because labels are the chart author's business.
+    pub(super) fn of(release: &str, objects: &[Object]) -> Self {
+        let mut workloads: Vec<Workload> = objects
+            .iter()
+            .filter(|object| matches!(object.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet"))
+            .filter(|object| object.metadata.annotations.release == release)
+            .map(|object| Workload::of(object, objects))
+            .collect();
+        workloads.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
+        Self { workloads }
+    }
+
+    /// The pods of the newest revisions.
+    pub fn pods(&self) -> impl Iterator<Item = &ReleasePod> {
+        self.workloads.iter().flat_map(|workload| &workload.pods)
+    }
+
+    /// The images that the pods name, each once.
+    #[must_use]
+    pub fn images(&self) -> Vec<String> {
+        let mut images: Vec<String> = self.pods().flat_map(|pod| pod.images.iter().cloned()).collect();
+        images.sort();
+        images.dedup();
+        images
+    }
+
+    /// Each thing that can change, with its state in words.
+    fn lines(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.workloads.iter().flat_map(|workload| {
+            let pods = workload.pods.iter().map(|pod| (format!("pod/{}", pod.name), pod.state.clone()));
+            std::iter::once((workload.title(), workload.state())).chain(pods)
+        })
+    }
+}
+
+impl Workload {
+    fn of(object: &Object, all: &[Object]) -> Self {
+        let status = &object.status;
+        let daemons = object.kind == "DaemonSet";
+        let replica_set = all
+            .iter()
+            .filter(|other| other.kind == "ReplicaSet" && other.belongs_to(&object.metadata.uid))
+            .find(|other| other.metadata.annotations.revision == object.metadata.annotations.revision);
+        // A Deployment's pods belong to a ReplicaSet; the others own theirs directly.
+        let owner = match (object.kind.as_str(), replica_set) {
+            ("Deployment", Some(set)) => set.metadata.uid.as_str(),
+            ("Deployment", None) => "",
+            _ => object.metadata.uid.as_str(),
+        };
+        let mut pods: Vec<ReleasePod> = all
+            .iter()
+            .filter(|other| other.kind == "Pod" && other.belongs_to(owner))
+            .map(|pod| ReleasePod::of(pod.clone()))
+            .collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            kind: object.kind.to_lowercase(),
+            name: object.metadata.name.clone(),
+            wanted: status.desired_number_scheduled.or(object.spec.replicas).unwrap_or(1),
+            ready: if daemons { status.number_ready } else { status.ready_replicas },
+            updated: if daemons { status.updated_number_scheduled } else { status.updated_replicas },
+            pods,
+            object: object.clone(),
+            replica_set: replica_set.cloned(),
+        }
+    }
+
+    /// Such as `deployment/app`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{}/{}", self.kind, self.name)
+    }
+
+    fn state(&self) -> String {
+        let Self { wanted, ready, updated, .. } = self;
+        format!("{updated} of {wanted} new, {ready} ready")
+    }
+}
+
+impl ReleasePod {
+    fn of(object: Object) -> Self {
+        let statuses = &object.status.container_statuses;
+        Self {
+            name: object.metadata.name.clone(),
+            ready: !statuses.is_empty() && statuses.iter().all(|status| status.ready),
+            restarts: restarts(&object),
+            state: state(&object),
+            images: object.spec.containers.iter().map(|container| container.image.clone()).collect(),
+            digests: statuses
+                .iter()
+                .map(|status| status.image_id.clone())
+                .filter(|id| !id.is_empty())
+                .collect(),
+            object,
+        }
+    }
+}
+
+/// What changed from one look to the next, one line each. The first look gives no lines for what is well already.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    seen: Option<BTreeMap<String, String>>,
+}
+
+impl Changes {
+    pub(super) fn since_last(&mut self, rollout: &Rollout) -> Vec<String> {
+        let now: BTreeMap<String, String> = rollout.lines().collect();
+        let lines = match &self.seen {
+            // The pods of the last revision: they were here before.
+            None => Vec::new(),
+            Some(before) => rollout
+                .lines()
+                .filter(|(title, state)| before.get(title) != Some(state))
+                .map(|(title, state)| format!("{title}: {state}"))
+                .collect(),
+        };
+        self.seen = Some(now);
+        lines
+    }
+}
+
+fn restarts(pod: &Object) -> u64 {
+    let statuses = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
+    statuses.map(|status| status.restart_count).sum()
+}
+
+/// A pod's state in words.
+fn state(pod: &Object) -> String {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return "is being removed".to_owned();
+    }
+    if let Some(condition) = pod.condition("PodScheduled")
+        && condition.status == "False"
+    {
+        return format!("no node for it: {}", condition.message);
+    }
+    if pod.status.container_statuses.is_empty() {
+        let reason = pod.status.reason.as_deref().unwrap_or(&pod.status.phase);
+        return match &pod.status.message {
+            Some(message) => format!("{}: {message}", reason.to_lowercase()),
+            None => reason.to_lowercase(),
+        };
+    }
+    // While an initial container is at work the others only wait for it.
+    let initial = pod.status.init_container_statuses.iter().find(|status| {
+        status.state.terminated.as_ref().is_none_or(|end| end.exit_code != 0) && !status.ready
+    });
+    if let Some(status) = initial {
+        return format!("initial container {}: {}", status.name, container_state(status));
+    }
+    let statuses = &pod.status.container_statuses;
+    let mut text = match statuses.as_slice() {
+        [one] => container_state(one),
+        many => {
+            let parts: Vec<_> =
+                many.iter().map(|status| format!("{} {}", status.name, container_state(status))).collect();
+            parts.join("; ")
+        }
+    };
+    match restarts(pod) {
+        0 => {}
+        1 => text.push_str(", 1 restart"),
+        count => text.push_str(&format!(", {count} restarts")),
+    }
+    text
+}
+
+fn container_state(status: &ContainerStatus) -> String {
+    if let Some(waiting) = &status.state.waiting {
+        return match waiting.reason.as_str() {
+            "" | "ContainerCreating" | "PodInitializing" => "starting".to_owned(),
+            // Two names for one thing, in turns: only one of them would make a line each time.
+            "ErrImagePull" | "ImagePullBackOff" => pull_state(&waiting.message),
+            "CrashLoopBackOff" => match &status.last_state.terminated {
+                Some(end) => format!("waits to be started again after it {}", ended(end)),
+                None => "waits to be started again".to_owned(),
+            },
+            reason => format!("{reason}: {}", waiting.message),
+        };
+    }
+    if let Some(end) = &status.state.terminated {
+        return ended(end);
+    }
+    match (status.state.running.is_some(), status.ready) {
+        (true, true) => "running, ready".to_owned(),
+        (true, false) => "running, not ready yet".to_owned(),
+        (false, _) => "starting".to_owned(),
+    }
+}
+
+fn pull_state(message: &str) -> String {
+    match pull_cause(message) {
+        Some(cause) => format!("cannot pull its image: {cause}"),
+        None => "cannot pull its image".to_owned(),
+    }
+}
+
+/// What lies behind a failed pull: the end of a long chain of `X: Y: Z`. The bare back-off message has none.
+pub(super) fn pull_cause(message: &str) -> Option<String> {
+    let parts: Vec<&str> = message.trim().split(": ").collect();
+    match parts.as_slice() {
+        [.., before, last] => Some(format!("{before}: {last}")),
+        _ => None,
+    }
+}
+
+pub(super) fn ended(end: &Terminated) -> String {
+    match (end.reason.as_str(), end.exit_code) {
+        ("OOMKilled", _) => "was killed for want of memory (OOMKilled)".to_owned(),
+        ("Completed", 0) => "ended with exit code 0".to_owned(),
+        ("Error" | "Completed" | "", code) => format!("ended with exit code {code}"),
+        (reason, code) => format!("ended with exit code {code} ({reason})"),
+    }
+}

@@ -1,0 +1,403 @@
+//! The daemon: asks for tasks, writes them down, starts their jobs, and reports what their journals say.
+//!
+//! Jobs do not need it. It may leave at any moment; the next one finds the jobs and goes on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sower_wire::runner::Task;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tracing::{error, info, warn};
+
+use super::client::{AddressError, Client, Credentials};
+use super::error::Error;
+use super::poller::{Poller, Unregistered};
+use super::registration::Registration;
+use super::reporter::{self, Outcome, Reporter};
+use super::task::{Surroundings, job_spec};
+use crate::config::{Config, EnvFileError, Label};
+use crate::job::spec::RunnerInfo;
+use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
+
+/// How long the last reports may take when the daemon leaves.
+const LAST_REPORTS: Duration = Duration::from_secs(10);
+
+/// What a daemon is to do.
+#[derive(Debug)]
+pub struct Options {
+    /// The configuration.
+    pub config: Config,
+    /// Who this runner is.
+    pub registration: Registration,
+    /// The state directory, and the right to work in it.
+    pub state: StateDir,
+    /// See [`StateDir::lock`].
+    pub lock: Lock,
+    /// What job processes are started from.
+    pub program: Program,
+    /// Take one task, and leave when it has ended.
+    pub once: bool,
+    /// Take no task, and leave when those that are here have ended.
+    pub drain: bool,
+}
+
+/// Why a daemon left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It was told to. This many jobs go on without it.
+    Stopped {
+        /// Jobs that still run or are not reported to their end.
+        jobs: usize,
+    },
+    /// There was nothing left to do.
+    Done,
+}
+
+/// Why a daemon could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The registration names no instance.
+    #[error("the registration's address: {0}")]
+    Address(#[from] AddressError),
+    /// The registration holds what no header can.
+    #[error("the registration's uuid or token cannot be sent; register again")]
+    Credentials,
+    /// The registration has a label that cannot be.
+    #[error("the registration: {0}; correct it under runner.labels of the configuration, or register again")]
+    Label(#[from] crate::config::LabelError),
+    /// No label is left.
+    #[error("this runner has no label, so no job would ever be for it; add one under runner.labels")]
+    NoLabels,
+    /// The file with variables for the steps cannot be used.
+    #[error("runner.env_file: {0}")]
+    EnvFile(#[from] EnvFileError),
+    /// The HTTP client cannot be set up.
+    #[error("{0}")]
+    Client(#[from] Error),
+    /// The state directory cannot be used.
+    #[error("{0}")]
+    State(#[from] supervisor::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    /// The instance does not know this runner.
+    #[error(
+        "{address} does not know runner {name} any more (asked twice); it was removed there, or the instance was set up anew. Run `sower register` again"
+    )]
+    Unregistered {
+        /// The instance.
+        address: String,
+        /// The runner's name.
+        name: String,
+    },
+}
+
+/// Runs until it is told to stop, or has nothing left to do. It does not leave because Gitea is away.
+///
+/// # Errors
+/// When it cannot begin, or the instance says twice that it does not know this runner.
+pub async fn run(options: Options) -> Result<Left, DaemonError> {
+    let mut signals = Signals::new().map_err(DaemonError::Signals)?;
+    let mut daemon = Daemon::new(options)?;
+    daemon.take_up_jobs()?;
+    daemon.serve(&mut signals).await
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    drain: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            drain: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+/// What happens to a daemon.
+enum Happening {
+    Stop,
+    Drain,
+    Task(Task, OwnedSemaphorePermit),
+    Ended(Result<(JobDir, Outcome), JoinError>),
+    PollerLeft(Result<Result<(), Unregistered>, JoinError>),
+}
+
+struct Daemon {
+    options: Options,
+    client: Client,
+    labels: Vec<String>,
+    step_env: BTreeMap<String, String>,
+    host: String,
+    slots: Arc<Semaphore>,
+    reporters: JoinSet<(JobDir, Outcome)>,
+    stop_reporting: watch::Sender<bool>,
+    stop_polling: watch::Sender<bool>,
+}
+
+impl Daemon {
+    fn new(options: Options) -> Result<Self, DaemonError> {
+        let registration = &options.registration;
+        let credentials =
+            Credentials::new(&registration.uuid, &registration.token).ok_or(DaemonError::Credentials)?;
+        let insecure = options.config.runner.insecure;
+        let client = Client::new(registration.address.parse()?, insecure)?.with_credentials(credentials);
+        let configured = &options.config.runner.labels;
+        let labels: Vec<Label> = if configured.is_empty() {
+            registration.labels.iter().map(|label| label.parse()).collect::<Result<_, _>>()?
+        } else {
+            configured.clone()
+        };
+        if labels.is_empty() {
+            return Err(DaemonError::NoLabels);
+        }
+        Ok(Self {
+            client,
+            labels: labels.into_iter().map(|label| label.name).collect(),
+            step_env: options.config.step_env()?,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            slots: Arc::new(Semaphore::new(options.config.runner.capacity as usize)),
+            reporters: JoinSet::new(),
+            stop_reporting: watch::Sender::new(false),
+            stop_polling: watch::Sender::new(false),
+            options,
+        })
+    }
+
+    /// Finds the jobs that earlier daemons left.
+    fn take_up_jobs(&mut self) -> Result<(), DaemonError> {
+        for dir in self.options.state.jobs()? {
+            if dir.is_reported() {
+                self.remove(dir);
+                continue;
+            }
+            let task = dir.task();
+            let process = if dir.may_start()? {
+                info!("task {task}: received by an earlier daemon, starting it");
+                self.start(&dir)?
+            } else {
+                info!("task {task}: found, reporting goes on");
+                JobProcess::find(dir)?
+            };
+            // More jobs than slots are looked after all the same; no more are fetched then.
+            let permit = Arc::clone(&self.slots).try_acquire_owned().ok();
+            self.report(process, false, permit);
+        }
+        Ok(())
+    }
+
+    async fn serve(&mut self, signals: &mut Signals) -> Result<Left, DaemonError> {
+        let (sender, mut tasks) = mpsc::channel(1);
+        let one_is_here = self.options.registration.ephemeral && !self.reporters.is_empty();
+        let mut poller =
+            (!self.options.drain && !one_is_here).then(|| tokio::spawn(self.poller(sender).run()));
+        loop {
+            if poller.is_none() && self.reporters.is_empty() && tasks.is_empty() {
+                return Ok(Left::Done);
+            }
+            match self.next(signals, &mut tasks, &mut poller).await {
+                Happening::Task(task, permit) => self.accept(task, Some(permit)),
+                Happening::Ended(ended) => self.ended(ended),
+                Happening::Drain => {
+                    info!("taking no more tasks; leaving when {} have ended", self.reporters.len());
+                    self.stop_polling.send_replace(true);
+                }
+                Happening::PollerLeft(Ok(Ok(()))) => poller = None,
+                Happening::PollerLeft(Ok(Err(Unregistered))) => {
+                    let registration = &self.options.registration;
+                    return Err(DaemonError::Unregistered {
+                        address: registration.address.clone(),
+                        name: registration.name.clone(),
+                    });
+                }
+                Happening::PollerLeft(Err(failure)) => {
+                    error!("asking for tasks has failed: {failure}");
+                    poller = None;
+                }
+                Happening::Stop => break,
+            }
+        }
+        Ok(self.leave(&mut tasks, poller).await)
+    }
+
+    async fn next(
+        &mut self,
+        signals: &mut Signals,
+        tasks: &mut mpsc::Receiver<(Task, OwnedSemaphorePermit)>,
+        poller: &mut Option<JoinHandle<Result<(), Unregistered>>>,
+    ) -> Happening {
+        tokio::select! {
+            biased;
+            _ = signals.terminate.recv() => Happening::Stop,
+            _ = signals.interrupt.recv() => Happening::Stop,
+            _ = signals.drain.recv() => Happening::Drain,
+            Some((task, permit)) = tasks.recv() => Happening::Task(task, permit),
+            Some(ended) = self.reporters.join_next() => Happening::Ended(ended),
+            left = wait_for(poller) => Happening::PollerLeft(left),
+        }
+    }
+
+    /// Leaves: a question that is on its way is waited for, since its answer may be a task.
+    async fn leave(
+        &mut self,
+        tasks: &mut mpsc::Receiver<(Task, OwnedSemaphorePermit)>,
+        mut poller: Option<JoinHandle<Result<(), Unregistered>>>,
+    ) -> Left {
+        info!("stopping");
+        self.stop_polling.send_replace(true);
+        while poller.is_some() || !tasks.is_empty() {
+            tokio::select! {
+                biased;
+                Some((task, _)) = tasks.recv() => {
+                    info!("task {}: received while stopping; the next daemon starts it", task.id);
+                    self.write_down(task);
+                }
+                _ = wait_for(&mut poller) => poller = None,
+            }
+        }
+        let patience = self.options.config.runner.shutdown_timeout;
+        let _ = tokio::time::timeout(patience, self.wait_for_jobs()).await;
+        self.stop_reporting.send_replace(true);
+        let mut jobs = self.reporters.len();
+        let last_reports = async {
+            while let Some(ended) = self.reporters.join_next().await {
+                if matches!(&ended, Ok((_, Outcome::Reported | Outcome::Lost))) {
+                    jobs -= 1;
+                }
+                if let Ok((dir, Outcome::Reported | Outcome::Lost)) = ended
+                    && let Err(error) = dir.remove()
+                {
+                    warn!("task {}: {error}", dir.task());
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_REPORTS, last_reports).await;
+        Left::Stopped { jobs }
+    }
+
+    async fn wait_for_jobs(&mut self) {
+        while let Some(ended) = self.reporters.join_next().await {
+            self.ended(ended);
+        }
+    }
+
+    fn poller(&self, tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>) -> Poller {
+        let runner = &self.options.config.runner;
+        Poller {
+            client: self.client.clone(),
+            labels: self.labels.clone(),
+            interval: runner.fetch_interval,
+            timeout: runner.fetch_timeout,
+            once: self.options.once || self.options.registration.ephemeral,
+            slots: Arc::clone(&self.slots),
+            tasks,
+            stop: self.stop_polling.subscribe(),
+        }
+    }
+
+    /// Takes a task: written down first, then started, then reported on.
+    fn accept(&mut self, task: Task, permit: Option<OwnedSemaphorePermit>) {
+        let number = task.id;
+        let Some(dir) = self.write_down(task) else { return };
+        let meta = dir.read_meta();
+        info!("task {number}: job {} of {}", meta.job, meta.repository);
+        match self.start(&dir) {
+            Ok(process) => self.report(process, true, permit),
+            Err(error) => error!("task {number}: {error}"),
+        }
+    }
+
+    fn write_down(&mut self, task: Task) -> Option<JobDir> {
+        let number = task.id;
+        let registration = &self.options.registration;
+        let around = Surroundings {
+            config: &self.options.config,
+            step_env: &self.step_env,
+            address: self.client.address(),
+            runner: RunnerInfo { name: registration.name.clone(), labels: self.labels.clone() },
+            uuid: &registration.uuid,
+            host: &self.host,
+        };
+        let directory = self.options.state.job(number);
+        let (spec, meta) = job_spec(task, &directory, &around);
+        match self.options.state.create(number, &meta, &spec) {
+            Ok(dir) => Some(dir),
+            Err(supervisor::Error::Present { path }) => {
+                error!("task {number}: {} is there already, so this task runs already", path.display());
+                None
+            }
+            Err(error) => {
+                error!("task {number}: {error}");
+                let reason = format!("The runner cannot write this task down: {error}");
+                let stop = self.stop_reporting.subscribe();
+                tokio::spawn(reporter::refuse(self.client.clone(), number, meta.steps.len(), reason, stop));
+                None
+            }
+        }
+    }
+
+    /// Starts a job's process. One that cannot be started is a job whose process is gone, and is reported so.
+    fn start(&self, dir: &JobDir) -> Result<JobProcess, supervisor::Error> {
+        match JobProcess::start(dir.clone(), &self.options.program) {
+            Ok(process) => Ok(process),
+            Err(failure) => {
+                error!("task {}: {failure}", dir.task());
+                dir.note(&failure.to_string());
+                JobProcess::find(dir.clone())
+            }
+        }
+    }
+
+    fn report(&mut self, process: JobProcess, fresh: bool, permit: Option<OwnedSemaphorePermit>) {
+        let dir = process.dir().clone();
+        let reporter = Reporter::new(
+            self.client.clone(),
+            process,
+            fresh,
+            self.options.config.runner.report_interval,
+            self.options.registration.ephemeral,
+            self.stop_reporting.subscribe(),
+        );
+        self.reporters.spawn(async move {
+            let outcome = reporter.run().await;
+            drop(permit);
+            (dir, outcome)
+        });
+    }
+
+    fn ended(&self, ended: Result<(JobDir, Outcome), JoinError>) {
+        match ended {
+            Ok((dir, Outcome::Reported | Outcome::Lost)) => self.remove(dir),
+            Ok((_, Outcome::Left)) => {}
+            Err(failure) => error!("a report has failed: {failure}"),
+        }
+    }
+
+    /// Removes a job's directory beside the other work: a workspace may hold very many files.
+    fn remove(&self, dir: JobDir) {
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = dir.remove() {
+                warn!("task {}: {error}; tried again at the next start", dir.task());
+            }
+        });
+    }
+}
+
+/// Waits for a poller; for ever where there is none.
+async fn wait_for(
+    poller: &mut Option<JoinHandle<Result<(), Unregistered>>>,
+) -> Result<Result<(), Unregistered>, JoinError> {
+    match poller {
+        Some(handle) => handle.await,
+        None => std::future::pending().await,
+    }
+}

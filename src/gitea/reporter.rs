@@ -1,0 +1,666 @@
+//! Carries one job's journal to Gitea.
+//!
+//! Log first, state after: a state names rows that Gitea must have. The state that is sent is therefore the one
+//! that belongs to the last row which Gitea has acknowledged, and the result comes last of all, behind the sealed
+//! log. At most one batch of rows is in memory; everything else waits in the journal, however long Gitea is away.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use prost::Message;
+use sower_wire::runner::{LogRow, Result as WireResult, TaskState, UpdateLogRequest, UpdateTaskRequest};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::Backoff;
+use super::client::Client;
+use super::error::{Error, Meaning};
+use super::poller::stopped;
+use super::track::Tracker;
+use crate::events::journal::{self, Reader};
+use crate::events::{Event, Timestamp};
+use crate::supervisor::{self, Gone, JobProcess, State};
+
+/// Most bytes of rows in one request. Proxies often refuse bodies of more than 1 MiB.
+const MAX_BATCH: usize = 512 * 1024;
+/// No request is made smaller than this when something on the way calls it too large.
+const MIN_BATCH: usize = 64 * 1024;
+/// Outputs beyond this are sent before more is read.
+const MAX_OUTPUTS: usize = 512 * 1024;
+/// What a row costs beside its text: tags, lengths, time.
+const ROW_OVERHEAD: usize = 32;
+/// How often the journal is looked at while nothing happens.
+const POLL: Duration = Duration::from_millis(200);
+/// How often the process is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+/// The task's state is sent at least this often; Gitea gives a task up after ten minutes, and a cancel is told in
+/// the reply.
+const HEARTBEAT: Duration = Duration::from_secs(4);
+/// Events read at a time before others have their turn.
+const READ_AT_ONCE: usize = 10_000;
+/// How often an output is sent that the server does not take.
+const OUTPUT_TRIES: u32 = 3;
+/// A server must not know this runner for this long before its job is given up.
+const UNREGISTERED_FOR: Duration = Duration::from_secs(60);
+/// How long a job process may take to leave after its last event.
+const LEAVE: Duration = Duration::from_secs(60);
+
+/// How reporting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Gitea has acknowledged the end.
+    Reported,
+    /// Gitea does not take reports on this task any more; the job was stopped.
+    Lost,
+    /// The daemon leaves; the next one goes on.
+    Left,
+}
+
+/// Tries of one kind of call.
+struct Tries {
+    backoff: Backoff,
+    next: Instant,
+    unregistered_since: Option<Instant>,
+}
+
+impl Tries {
+    fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        Self { backoff, next: Instant::now(), unregistered_since: None }
+    }
+
+    fn succeeded(&mut self, task: i64) {
+        if self.backoff.failures() > 1 {
+            info!("task {task}: reporting again");
+        }
+        self.backoff.succeeded();
+        self.unregistered_since = None;
+    }
+}
+
+/// Reports on one job.
+pub(super) struct Reporter {
+    client: Client,
+    process: JobProcess,
+    task: i64,
+    pace: Duration,
+    ephemeral: bool,
+    stop: watch::Receiver<bool>,
+
+    reader: Option<Reader>,
+    tracker: Tracker,
+    /// An event that did not fit into the batch.
+    held: Option<Event>,
+    rows: Vec<LogRow>,
+    /// Index of the first of these rows.
+    first: u64,
+    bytes: usize,
+    limit: usize,
+
+    /// How many rows Gitea has; `None` until it was asked.
+    acknowledged: Option<u64>,
+    sealed: bool,
+    /// The state that belongs to the acknowledged rows.
+    state: TaskState,
+    /// Gitea does not have this state yet.
+    changed: bool,
+    output_tries: u32,
+    log: Tries,
+    states: Tries,
+    last_log: Instant,
+    last_state: Instant,
+    watched: Instant,
+    gone: Option<Gone>,
+    journal_complaint: bool,
+    /// The state is not older than what Gitea has.
+    caught_up: bool,
+    finished: bool,
+    lost: bool,
+}
+
+impl Reporter {
+    /// For a job whose process is known. `fresh`: its task has just been received, so its log is empty.
+    pub(super) fn new(
+        client: Client,
+        process: JobProcess,
+        fresh: bool,
+        report_interval: Duration,
+        ephemeral: bool,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let task = process.dir().task();
+        let now = Instant::now();
+        let past = now.checked_sub(HEARTBEAT).unwrap_or(now);
+        Self {
+            client,
+            process,
+            task,
+            // What is left is for noticing the row and for the two calls.
+            pace: report_interval.mul_f64(0.7),
+            ephemeral,
+            stop,
+            reader: None,
+            tracker: Tracker::default(),
+            held: None,
+            rows: Vec::new(),
+            first: 0,
+            bytes: 0,
+            limit: MAX_BATCH,
+            acknowledged: fresh.then_some(0),
+            sealed: false,
+            state: TaskState { id: task, ..TaskState::default() },
+            changed: false,
+            output_tries: 0,
+            log: Tries::new(),
+            states: Tries::new(),
+            last_log: past,
+            last_state: if fresh { now } else { past },
+            watched: past,
+            gone: None,
+            journal_complaint: false,
+            caught_up: fresh,
+            finished: false,
+            lost: false,
+        }
+    }
+
+    /// Reports until the job's end is acknowledged, or the daemon leaves.
+    pub(super) async fn run(mut self) -> Outcome {
+        loop {
+            let stopping = *self.stop.borrow();
+            let drained = self.read();
+            self.watch(drained);
+            if self.lost {
+                return self.give_up().await;
+            }
+            if self.log_is_due(stopping) {
+                self.send_log().await;
+            }
+            if self.state_is_due(stopping) {
+                self.send_state().await;
+            }
+            if self.finished {
+                return self.finish().await;
+            }
+            if stopping && (drained || self.log.backoff.failures() > 0) && !self.lost {
+                return Outcome::Left;
+            }
+            if !drained && self.rows.is_empty() && self.tracker.output_bytes() < MAX_OUTPUTS {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                () = tokio::time::sleep_until(self.next_look()) => {}
+                () = stopped(&mut stop), if !stopping => {}
+            }
+        }
+    }
+
+    /// When there is something to do next.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + POLL;
+        if !self.rows.is_empty() || self.acknowledged.is_none() {
+            let paced = if self.batch_is_full() { now } else { self.last_log + self.pace };
+            next = next.min(paced.max(self.log.next));
+        }
+        if self.changed && self.rows.is_empty() {
+            next = next.min((self.last_state + self.pace).max(self.states.next));
+        }
+        next
+    }
+
+    fn batch_is_full(&self) -> bool {
+        self.held.is_some() || self.tracker.ended().is_some()
+    }
+
+    // --- journal ---
+
+    /// Reads what fits into the batch; true when the journal has no more to give for now.
+    fn read(&mut self) -> bool {
+        let Some(acknowledged) = self.acknowledged else { return true };
+        let drained = self.read_events(acknowledged);
+        if drained || self.tracker.rows() >= acknowledged {
+            self.caught_up = true;
+            if self.rows.is_empty() {
+                self.take_state();
+            }
+        }
+        drained
+    }
+
+    fn read_events(&mut self, acknowledged: u64) -> bool {
+        for _ in 0..READ_AT_ONCE {
+            if self.tracker.ended().is_some() {
+                return true;
+            }
+            if self.tracker.output_bytes() >= MAX_OUTPUTS {
+                return false;
+            }
+            let event = match self.held.take() {
+                Some(event) => event,
+                None => match self.next_event() {
+                    Some(event) => event,
+                    None => return true,
+                },
+            };
+            if let Event::Row { text, .. } = &event
+                && !self.rows.is_empty()
+                && self.bytes + text.len() + ROW_OVERHEAD > MAX_BATCH
+            {
+                self.held = Some(event);
+                return false;
+            }
+            if let Some(row) = self.tracker.take(event)
+                && row.index >= acknowledged
+                && !self.sealed
+            {
+                self.push(row.index, row.row);
+            }
+        }
+        false
+    }
+
+    fn push(&mut self, index: u64, row: LogRow) {
+        if self.rows.is_empty() {
+            self.first = index;
+            self.bytes = 0;
+        }
+        self.bytes += row.encoded_len() + 5;
+        self.rows.push(row);
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        if self.reader.is_none() {
+            match Reader::open(&self.process.dir().journal()) {
+                Ok(reader) => self.reader = Some(reader),
+                // The job process has not come that far, or is just writing the first bytes.
+                Err(journal::Error::NotAJournal { .. }) => return None,
+                Err(journal::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    return None;
+                }
+                Err(error) => return self.complain(&error),
+            }
+        }
+        match self.reader.as_mut()?.next_event() {
+            Ok(event) => event,
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    fn complain(&mut self, error: &journal::Error) -> Option<Event> {
+        if !self.journal_complaint {
+            self.journal_complaint = true;
+            error!("task {}: {error}", self.task);
+        }
+        None
+    }
+
+    /// Reads the journal from its beginning again, for a server that has this many rows.
+    fn rewind(&mut self, acknowledged: u64) {
+        self.reader = None;
+        self.tracker = Tracker::default();
+        self.held = None;
+        self.rows = Vec::new();
+        self.bytes = 0;
+        self.acknowledged = Some(acknowledged);
+    }
+
+    /// Looks after the process: once it is gone and the journal is read to its end without the job's end, the
+    /// journal gets one.
+    fn watch(&mut self, drained: bool) {
+        if self.tracker.ended().is_some() || self.acknowledged.is_none() {
+            return;
+        }
+        // Only what was read after the process was seen to be gone is all there is.
+        if let (Some(gone), true) = (self.gone, drained) {
+            let known = if self.sealed { 0 } else { self.acknowledged.unwrap_or(0) };
+            warn!("task {}: {gone}", self.task);
+            match supervisor::close(self.process.dir(), gone, known) {
+                Ok(()) => {
+                    let known = self.acknowledged.unwrap_or(0);
+                    self.rewind(known);
+                    self.gone = None;
+                }
+                Err(error) => self.fail_to_close(&error),
+            }
+            return;
+        }
+        if self.watched.elapsed() >= WATCH {
+            self.watched = Instant::now();
+            if let State::Gone(gone) = self.process.state() {
+                self.gone = Some(gone);
+            }
+        }
+    }
+
+    /// The disk does not take the job's end: try again with the next look at the process.
+    fn fail_to_close(&mut self, error: &supervisor::Error) {
+        self.gone = None;
+        if !self.journal_complaint {
+            self.journal_complaint = true;
+            error!("task {}: {error}", self.task);
+        }
+    }
+
+    // --- log ---
+
+    fn log_is_due(&self, stopping: bool) -> bool {
+        let now = Instant::now();
+        if self.sealed || now < self.log.next && !(stopping && self.log.backoff.failures() == 0) {
+            return false;
+        }
+        if self.acknowledged.is_none() || self.tracker.ended().is_some() {
+            return true;
+        }
+        !self.rows.is_empty() && (stopping || self.batch_is_full() || now >= self.last_log + self.pace)
+    }
+
+    /// Sends the batch, or asks how many rows the server has.
+    async fn send_log(&mut self) {
+        let asking = self.acknowledged.is_none();
+        let ended = self.tracker.ended();
+        if let Some((time, conclusion)) = ended
+            && self.rows.is_empty()
+        {
+            // Old servers seal a log only together with a new row.
+            self.tracker.skip_to(self.acknowledged.unwrap_or(0));
+            let row = self.tracker.row(time, format!("The job has ended: {conclusion}."));
+            self.push(row.index, row.row);
+        }
+        let rest = self.rows.split_off(self.how_many());
+        let no_more = ended.is_some() && rest.is_empty() && !asking;
+        let request = UpdateLogRequest {
+            task_id: self.task,
+            index: if asking { 0 } else { i64::try_from(self.first).unwrap_or(i64::MAX) },
+            rows: std::mem::take(&mut self.rows),
+            no_more,
+        };
+        self.last_log = Instant::now();
+        let client = self.client.clone();
+        let result = {
+            let mut call = pin!(client.update_log(&request));
+            loop {
+                let beat = (self.last_state + HEARTBEAT).max(self.states.next);
+                tokio::select! {
+                    biased;
+                    result = &mut call => break result,
+                    // A log that hangs must not make the task look dead.
+                    () = tokio::time::sleep_until(beat), if self.caught_up => self.send_state().await,
+                }
+            }
+        };
+        let sent = request.rows.len() as u64;
+        self.rows = request.rows;
+        self.rows.extend(rest);
+        match result {
+            Ok(reply) => {
+                self.log.succeeded(self.task);
+                self.acknowledge(u64::try_from(reply.ack_index).unwrap_or(0), asking, sent, no_more);
+            }
+            Err(error) => self.log_failed(&error),
+        }
+    }
+
+    /// How many rows of the batch go into one request.
+    fn how_many(&self) -> usize {
+        if self.bytes <= self.limit {
+            return self.rows.len();
+        }
+        let mut bytes = 0;
+        let fitting = self.rows.iter().take_while(|row| {
+            bytes += row.encoded_len() + 5;
+            bytes <= self.limit
+        });
+        fitting.count().max(1).min(self.rows.len())
+    }
+
+    fn acknowledge(&mut self, rows: u64, asking: bool, sent: u64, no_more: bool) {
+        if asking {
+            debug!("task {}: Gitea has {rows} rows", self.task);
+            self.acknowledged = Some(rows);
+            return;
+        }
+        if rows < self.first {
+            warn!("task {}: Gitea has {rows} rows and had {}; sending them again", self.task, self.first);
+            self.rewind(rows);
+            self.log.next = Instant::now() + self.log.backoff.failed();
+            return;
+        }
+        let taken = usize::try_from(rows - self.first).unwrap_or(usize::MAX).min(self.rows.len());
+        let bytes: usize = self.rows.drain(..taken).map(|row| row.encoded_len() + 5).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.first += taken as u64;
+        self.acknowledged = Some(rows);
+        if (taken as u64) < sent {
+            // It took less than it was given: not a reason to hurry.
+            self.log.next = Instant::now() + self.log.backoff.failed();
+        }
+        if self.rows.is_empty() {
+            self.rows.shrink_to(1024);
+            self.sealed |= no_more;
+            self.take_state();
+        }
+    }
+
+    fn log_failed(&mut self, error: &Error) {
+        match error.meaning() {
+            Meaning::LogSealed => {
+                if self.tracker.ended().is_none() {
+                    warn!("task {}: Gitea has sealed the log; no more rows are sent", self.task);
+                }
+                self.sealed = true;
+                self.rows = Vec::new();
+                self.acknowledged.get_or_insert(0);
+                self.take_state();
+            }
+            Meaning::TooLarge if self.limit > MIN_BATCH => {
+                self.limit /= 2;
+                debug!("task {}: {error}; batches of {} bytes from now on", self.task, self.limit);
+            }
+            _ => self.lost |= failed(&mut self.log, error, self.task, self.ephemeral),
+        }
+    }
+
+    /// Makes the present state the one to report. Only when Gitea has every row that was read.
+    fn take_state(&mut self) {
+        let state = self.tracker.state(self.task);
+        if state != self.state && !state.steps.is_empty() {
+            self.state = state;
+            self.changed = true;
+        }
+    }
+
+    // --- state ---
+
+    fn is_over(&self) -> bool {
+        self.tracker.ended().is_some() && self.sealed
+    }
+
+    fn state_is_due(&self, stopping: bool) -> bool {
+        let now = Instant::now();
+        if now < self.states.next || !self.caught_up {
+            return false;
+        }
+        self.is_over()
+            || now >= self.last_state + HEARTBEAT
+            || self.tracker.output_bytes() >= MAX_OUTPUTS
+            || self.changed && (stopping || now >= self.last_state + self.pace)
+    }
+
+    /// Sends the state: a sign of life, or the end.
+    async fn send_state(&mut self) {
+        let over = self.is_over();
+        let state = if over { self.tracker.final_state(self.task) } else { self.state.clone() };
+        let request = UpdateTaskRequest { state: Some(state), outputs: self.tracker.outputs().clone() };
+        self.last_state = Instant::now();
+        match self.client.update_task(&request).await {
+            Ok(reply) => {
+                self.states.succeeded(self.task);
+                if request.state.as_ref() == Some(&self.state) {
+                    self.changed = false;
+                }
+                self.settle_outputs(&request, &reply.sent_outputs);
+                let result = reply.state.map_or(0, |state| state.result);
+                if over {
+                    self.finished = true;
+                } else if result != i32::from(WireResult::Unspecified) {
+                    self.cancel(result);
+                }
+            }
+            Err(error) => {
+                let ended_ephemeral = over && self.ephemeral && error.meaning() == Meaning::Unregistered;
+                if ended_ephemeral {
+                    // The runner is deleted with its task: a try before this one has arrived.
+                    self.finished = true;
+                } else if error.meaning() == Meaning::TooLarge && !request.outputs.is_empty() {
+                    self.drop_largest_output();
+                } else {
+                    self.lost |= failed(&mut self.states, &error, self.task, self.ephemeral);
+                }
+            }
+        }
+    }
+
+    fn settle_outputs(&mut self, request: &UpdateTaskRequest, sent: &[String]) {
+        for name in sent {
+            self.tracker.forget_output(name);
+        }
+        let refused: Vec<&String> = request.outputs.keys().filter(|name| !sent.contains(name)).collect();
+        if refused.is_empty() {
+            self.output_tries = 0;
+            return;
+        }
+        self.output_tries += 1;
+        if self.output_tries >= OUTPUT_TRIES {
+            for name in refused {
+                warn!("task {}: Gitea does not take the output {name:?}", self.task);
+                self.tracker.forget_output(name);
+            }
+            self.output_tries = 0;
+        }
+    }
+
+    fn drop_largest_output(&mut self) {
+        let largest = self.tracker.outputs().iter().max_by_key(|(_, value)| value.len());
+        if let Some(name) = largest.map(|(name, _)| name.clone()) {
+            warn!("task {}: the output {name:?} is too large for what is between here and Gitea", self.task);
+            self.tracker.forget_output(&name);
+        }
+    }
+
+    /// Gitea has ended the task: the job is told to stop, once.
+    fn cancel(&mut self, result: i32) {
+        if self.process.dir().is_cancelled() {
+            return;
+        }
+        let why = WireResult::try_from(result).map_or("unknown", |result| result.as_str_name());
+        info!("task {}: Gitea has ended it ({why}); stopping the job", self.task);
+        let marked = self.process.cancel().and_then(|()| self.process.dir().mark_cancelled());
+        if let Err(error) = marked {
+            warn!("task {}: {error}", self.task);
+        }
+    }
+
+    // --- end ---
+
+    async fn finish(mut self) -> Outcome {
+        if let Some((_, conclusion)) = self.tracker.ended() {
+            info!("task {}: {conclusion}, {} rows", self.task, self.tracker.rows());
+        }
+        if let Err(error) = self.process.dir().mark_reported() {
+            warn!("task {}: {error}", self.task);
+        }
+        let until = Instant::now() + LEAVE;
+        while self.process.state() == State::Alive && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Outcome::Reported
+    }
+
+    /// Nobody can see the end of this job: it is stopped, and waited for.
+    async fn give_up(mut self) -> Outcome {
+        warn!("task {}: Gitea takes no more reports on it; stopping the job", self.task);
+        if let Err(error) = self.process.cancel() {
+            warn!("task {}: {error}", self.task);
+        }
+        while self.process.state() == State::Alive {
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                () = tokio::time::sleep(WATCH) => {}
+                () = stopped(&mut stop) => return Outcome::Left,
+            }
+        }
+        if let Err(error) = self.process.dir().mark_reported() {
+            warn!("task {}: {error}", self.task);
+        }
+        Outcome::Lost
+    }
+}
+
+/// Notes a failed try; true when there is no use in another one.
+fn failed(tries: &mut Tries, error: &Error, task: i64, ephemeral: bool) -> bool {
+    let now = Instant::now();
+    let first = tries.backoff.failures() == 0;
+    let wait = tries.backoff.failed();
+    tries.next = now + error.retry_after().map_or(wait, |asked| asked.max(wait));
+    if first {
+        warn!("task {task}: {error}; trying again");
+    } else {
+        debug!("task {task}: {error}; trying again");
+    }
+    match error.meaning() {
+        Meaning::TaskLost => true,
+        Meaning::Unregistered => {
+            let since = *tries.unregistered_since.get_or_insert(now);
+            ephemeral && !first || since.elapsed() >= UNREGISTERED_FOR
+        }
+        _ => {
+            tries.unregistered_since = None;
+            false
+        }
+    }
+}
+
+/// Fails a task that could not even be written down, with the reason in its log.
+pub(super) async fn refuse(
+    client: Client,
+    task: i64,
+    steps: usize,
+    reason: String,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut tracker = Tracker::default();
+    let time = Timestamp::now();
+    let info = crate::events::StepInfo { id: String::new(), name: String::new() };
+    tracker.take(Event::JobStarted { time, version: String::new(), steps: vec![info; steps] });
+    let row = tracker.row(time, format!("##[error]{reason}"));
+    tracker.take(Event::JobEnded { time, conclusion: crate::events::Conclusion::Failure });
+    let log = UpdateLogRequest { task_id: task, index: 0, rows: vec![row.row], no_more: true };
+    let state = UpdateTaskRequest { state: Some(tracker.final_state(task)), ..UpdateTaskRequest::default() };
+    let mut tries = Tries::new();
+    let mut sealed = false;
+    loop {
+        let result = if sealed {
+            client.update_task(&state).await.map(drop)
+        } else {
+            client.update_log(&log).await.map(drop)
+        };
+        match result {
+            Ok(()) if sealed => return,
+            Ok(()) => sealed = true,
+            Err(error) if error.meaning() == Meaning::LogSealed && !sealed => sealed = true,
+            Err(error) => {
+                if failed(&mut tries, &error, task, false) {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep_until(tries.next) => {}
+                    () = stopped(&mut stop) => return,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! A job from its first event to its last.
+//!
+//! Reads the specification, finds out what is wrong with it before anything runs, runs the steps, and always ends the
+//! stream with how the job ended. It has never heard of Gitea.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, Instant};
+
+use indexmap::IndexMap;
+
+use crate::events::{Conclusion, Event, Sink, StepInfo, Timestamp};
+use crate::workflow::{
+    Condition, EvaluationError, Job, Object, Scope, Status, Step, StepKind, Value, Workflow, parse_workflow,
+    snippet,
+};
+
+use super::actions::Post;
+use super::environment;
+use super::files::EnvironmentFiles;
+use super::host::{self, Host};
+use super::log::Log;
+use super::mask::Masker;
+use super::output::Interpreter;
+use super::process::{Control, Grace, Output};
+use super::remove;
+use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status, object};
+use super::spec::JobSpec;
+use super::tree::Members;
+
+/// How long the steps that run after a cancel or a time-out, and the clean-up of actions, may take together.
+const CLEANUP_TIME: Duration = Duration::from_secs(5 * 60);
+/// How long what a job leaves running is given between SIGTERM and SIGKILL.
+const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
+
+/// Runs the job of a specification. Its events go to `sink`; the last one tells what is returned.
+///
+/// # Errors
+/// When the sink fails, or the job's own directories cannot be made: then the stream has no end.
+pub fn run(
+    spec: &JobSpec,
+    sink: &mut dyn Sink,
+    control: &Control,
+    members: Members,
+) -> io::Result<Conclusion> {
+    let secrets = spec.secrets.values().chain(&spec.masks).map(String::as_str);
+    let debug = spec.secrets.get("ACTIONS_STEP_DEBUG").or_else(|| spec.vars.get("ACTIONS_STEP_DEBUG"));
+    let debug = debug.is_some_and(|value| value == "true");
+    let mut log = Log::new(sink, Masker::new(secrets), debug);
+    let planned = plan(spec);
+    let steps = planned.as_ref().map(|plan| plan.step_infos(spec)).unwrap_or_default();
+    log.emit(&Event::JobStarted { time: Timestamp::now(), version: crate::VERSION.to_owned(), steps })?;
+    head(spec, &mut log)?;
+    let conclusion = match planned {
+        Err(problem) => {
+            log.error(&problem)?;
+            Conclusion::Failure
+        }
+        Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run()?,
+    };
+    let mut log = Log::new(sink, Masker::default(), debug);
+    log.text(match conclusion {
+        Conclusion::Success => "Job succeeded",
+        Conclusion::Failure => "Job failed",
+        Conclusion::Cancelled => "Job was cancelled",
+        Conclusion::Skipped => "Job was skipped: its `if` does not hold",
+    })?;
+    log.emit(&Event::JobEnded { time: Timestamp::now(), conclusion })?;
+    log.flush()?;
+    Ok(conclusion)
+}
+
+/// The first rows: who runs what, where, and under which limits.
+fn head(spec: &JobSpec, log: &mut Log<'_>) -> io::Result<()> {
+    let host = Host::this();
+    log.text(&format!("sower {} on {}", crate::VERSION, host.line()))?;
+    for row in &spec.head {
+        log.text(row)?;
+    }
+    let memory = match host.memory_limit {
+        Some(limit) => format!("memory {} (control group)", host::gibibytes(limit)),
+        None => "memory not limited".to_owned(),
+    };
+    log.text(&format!("Limits: time {} min, {memory}", spec.timeout_seconds / 60))?;
+    log.flush()
+}
+
+/// What is to be run, found to be runnable.
+struct Plan {
+    workflow: Workflow,
+    job: usize,
+    matrix: Object,
+}
+
+impl Plan {
+    fn job(&self) -> &Job {
+        &self.workflow.jobs[self.job]
+    }
+
+    fn step_infos(&self, spec: &JobSpec) -> Vec<StepInfo> {
+        let fixed = self.fixed(spec, false);
+        let frame = Frame::of_job(&spec.inputs);
+        let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
+        let mut masker = Masker::new(spec.secrets.values().chain(&spec.masks).map(String::as_str));
+        let info = |(index, step): (usize, &Step)| StepInfo {
+            id: step_id(step, index),
+            name: masker.mask(&step_name(step, &view)),
+        };
+        self.job().steps.iter().enumerate().map(info).collect()
+    }
+
+    fn fixed(&self, spec: &JobSpec, debug: bool) -> Fixed {
+        let mut strategy = Object::new();
+        let literal = |template: &crate::workflow::Template| Value::from(template.source());
+        let declared = self.job().strategy.as_ref();
+        strategy.insert(
+            "fail-fast",
+            declared.and_then(|s| s.fail_fast.as_ref()).map_or(Value::Bool(true), literal),
+        );
+        strategy.insert(
+            "max-parallel",
+            declared.and_then(|s| s.max_parallel.as_ref()).map_or(Value::Number(1.0), literal),
+        );
+        strategy.insert("job-index", 0.0);
+        strategy.insert("job-total", 1.0);
+        Fixed::new(spec, &self.job().id, self.matrix.clone(), strategy, debug)
+    }
+}
+
+/// The id by which `steps.<id>` finds a step.
+pub(super) fn step_id(step: &Step, index: usize) -> String {
+    step.id.clone().unwrap_or_else(|| index.to_string())
+}
+
+/// The name that people see.
+fn step_name(step: &Step, scope: &dyn Scope) -> String {
+    if let Some(name) = &step.name {
+        return name.render(scope).unwrap_or_else(|_| name.source().to_owned());
+    }
+    match &step.kind {
+        StepKind::Run { script, .. } => {
+            format!("Run {}", script.source().trim().lines().next().unwrap_or_default())
+        }
+        StepKind::Uses { action, .. } => format!("Run {}", action.source()),
+    }
+}
+
+/// Parses the workflow and picks the job.
+fn plan(spec: &JobSpec) -> Result<Plan, String> {
+    let (workflow, _) =
+        parse_workflow(spec.workflow.as_bytes(), &spec.workflow_file).map_err(|problems| {
+            let mut text = String::from("The workflow cannot be run:");
+            for problem in problems.iter().take(20) {
+                text.push_str(&format!("\n{problem}\n{}", snippet(problem, &spec.workflow)));
+            }
+            text
+        })?;
+    let job = match &spec.job {
+        Some(id) => workflow
+            .jobs
+            .get_index_of(id)
+            .ok_or_else(|| format!("{}: there is no job {id:?}", spec.workflow_file))?,
+        None if workflow.jobs.len() == 1 => 0,
+        None => {
+            let count = workflow.jobs.len();
+            return Err(format!("{}: expected exactly one job, found {count}", spec.workflow_file));
+        }
+    };
+    let matrix = match &spec.matrix {
+        Some(matrix) => object(matrix),
+        None => sole_combination(&workflow.jobs[job], spec)?,
+    };
+    let plan = Plan { workflow, job, matrix };
+    let job = plan.job();
+    if let Some(uses) = &job.uses {
+        return Err(format!(
+            "{}:{}: job {:?} calls the workflow {:?}: this server sends it as one task, which sower {} cannot run; \
+             Gitea 1.27 and later expand it themselves",
+            spec.workflow_file,
+            uses.place,
+            job.id,
+            uses.value,
+            crate::VERSION
+        ));
+    }
+    let engine = "this runner runs jobs on the host and has no container engine; remove it, or give the job a label of \
+                  a runner that has one";
+    if let Some(container) = &job.container {
+        return Err(format!(
+            "{}:{}: job {:?} asks for a container, but {engine}",
+            spec.workflow_file, container.place, job.id
+        ));
+    }
+    if let Some(services) = &job.services {
+        return Err(format!(
+            "{}:{}: job {:?} asks for services, but {engine}",
+            spec.workflow_file, services.place, job.id
+        ));
+    }
+    Ok(plan)
+}
+
+/// The one combination of a matrix that the server has expanded.
+fn sole_combination(job: &Job, spec: &JobSpec) -> Result<Object, String> {
+    let Some(matrix) = job.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref()) else {
+        return Ok(Object::new());
+    };
+    let fixed = Fixed::new(spec, &job.id, Object::new(), Object::new(), false);
+    let frame = Frame::of_job(&spec.inputs);
+    let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
+    let mut combinations =
+        matrix.combinations(&view).map_err(|error| format!("{}:{error}", spec.workflow_file))?;
+    match combinations.len() {
+        0 => Ok(Object::new()),
+        1 => Ok(combinations.remove(0)),
+        count => {
+            Err(format!("{}: expected one combination of the matrix, found {count}", spec.workflow_file))
+        }
+    }
+}
+
+/// A job that is running.
+pub(super) struct Executor<'a> {
+    pub(super) spec: &'a JobSpec,
+    pub(super) job: &'a Job,
+    pub(super) workflow: &'a Workflow,
+    pub(super) log: Log<'a>,
+    pub(super) fixed: Fixed,
+    pub(super) files: EnvironmentFiles,
+    pub(super) interpreter: Interpreter,
+    pub(super) output: Output,
+    pub(super) control: &'a Control,
+    pub(super) members: Members,
+    pub(super) grace: Grace,
+    /// The clean base of every step's environment.
+    pub(super) base: IndexMap<String, String>,
+    /// What the runner says and nobody can change.
+    pub(super) runner_env: IndexMap<String, String>,
+    /// The variables of the workflow, of the job, and of `GITHUB_ENV`.
+    pub(super) env: Vec<(String, String)>,
+    /// Directories of `GITHUB_PATH`, the latest first.
+    pub(super) path: Vec<String>,
+    pub(super) status: Status,
+    /// When the job's time is up.
+    pub(super) deadline: Option<Instant>,
+    /// Set once the job is cancelled or its time is up: what runs from then on has this long.
+    pub(super) cleanup_deadline: Option<Instant>,
+    /// What actions have to do when all steps are over, in the order in which they ran.
+    pub(super) posts: Vec<Post>,
+    /// Numbers the scripts.
+    pub(super) scripts: usize,
+}
+
+impl<'a> Executor<'a> {
+    fn new(
+        spec: &'a JobSpec,
+        plan: &'a Plan,
+        log: Log<'a>,
+        control: &'a Control,
+        members: Members,
+    ) -> io::Result<Self> {
+        let scratch = &spec.places.scratch;
+        for directory in [&spec.places.workspace, &scratch.join("temp"), &scratch.join("bin")] {
+            fs::create_dir_all(directory).map_err(|error| named(directory, &error))?;
+        }
+        let event = spec.github.get("event").cloned().unwrap_or_else(|| serde_json::json!({}));
+        let event_path = scratch.join("event.json");
+        fs::write(&event_path, event.to_string()).map_err(|error| named(&event_path, &error))?;
+        // Steps call this very program, whatever else is on the path.
+        let link = scratch.join("bin/sower");
+        match std::os::unix::fs::symlink(std::env::current_exe()?, &link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(named(&link, &error)),
+            _ => {}
+        }
+        let fixed = plan.fixed(spec, log.debug);
+        let tracking_id = match &members {
+            Members::Tracked(id) => id.clone(),
+            Members::All => format!("sower-{}", std::process::id()),
+        };
+        let runner_env = environment::runner(spec, &fixed, &tracking_id, log.debug);
+        Ok(Self {
+            spec,
+            job: plan.job(),
+            workflow: &plan.workflow,
+            fixed,
+            files: EnvironmentFiles::create(&scratch.join("files"))?,
+            interpreter: Interpreter::default(),
+            output: Output::open()?,
+            control,
+            members,
+            grace: Grace::default(),
+            base: environment::base(spec),
+            runner_env,
+            env: Vec::new(),
+            path: Vec::new(),
+            status: Status::Success,
+            deadline: Some(Instant::now() + Duration::from_secs(spec.timeout_seconds)),
+            cleanup_deadline: None,
+            posts: Vec::new(),
+            scripts: 0,
+            log,
+        })
+    }
+
+    fn run(mut self) -> io::Result<Conclusion> {
+        let ran = self.run_all();
+        // Also when the log cannot be written any more: nothing may be left behind.
+        let cleaned = self.clean_up();
+        let conclusion = ran?;
+        cleaned.map(|()| conclusion)
+    }
+
+    fn run_all(&mut self) -> io::Result<Conclusion> {
+        let mut frame = Frame::of_job(&self.spec.inputs);
+        match self.prepare(&frame) {
+            Ok(true) => {
+                self.steps(&mut frame)?;
+                self.run_posts()?;
+                self.outputs(&frame)?;
+                Ok(match self.status {
+                    Status::Success => Conclusion::Success,
+                    Status::Failure => Conclusion::Failure,
+                    Status::Cancelled => Conclusion::Cancelled,
+                })
+            }
+            Ok(false) => {
+                self.skip_all()?;
+                Ok(Conclusion::Skipped)
+            }
+            Err(error) => {
+                let message = self.at(&error);
+                self.log.error(&message)?;
+                self.skip_all()?;
+                Ok(Conclusion::Failure)
+            }
+        }
+    }
+
+    /// Says an error with the file and the place.
+    pub(super) fn at(&self, error: &EvaluationError) -> String {
+        format!("{}:{error}", self.spec.workflow_file)
+    }
+
+    /// Evaluates what holds for the whole job; whether the job is to run.
+    fn prepare(&mut self, frame: &Frame) -> Result<bool, EvaluationError> {
+        let env = self.workflow.env.render(&self.view(frame, &[]))?;
+        self.set_env(env);
+        let env = self.job.env.render(&self.view(frame, &[]))?;
+        self.set_env(env);
+        let needs = needs_status(self.spec.needs.values().map(|need| need.result.as_ref()));
+        let success = Condition::success();
+        let condition = self.job.condition.as_ref().unwrap_or(&success);
+        if !condition.holds(&JobView { view: self.view(frame, &[]), needs })? {
+            return Ok(false);
+        }
+        if let Some(template) = &self.job.timeout_minutes
+            && let Some(limit) = minutes(&template.value(&self.view(frame, &[]))?)
+        {
+            self.deadline = Some(Instant::now() + limit.min(Duration::from_secs(self.spec.timeout_seconds)));
+        }
+        Ok(true)
+    }
+
+    /// What expressions see now.
+    pub(super) fn view<'v>(&'v self, frame: &'v Frame, env: &'v [&'v [(String, String)]]) -> View<'v> {
+        View { fixed: &self.fixed, frame, env, status: self.status }
+    }
+
+    /// Sets variables for this and later steps; the last value counts.
+    pub(super) fn set_env(&mut self, env: Vec<(String, String)>) {
+        for (name, value) in env {
+            match self.env.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, old)) => *old = value,
+                None => self.env.push((name, value)),
+            }
+        }
+    }
+
+    /// Runs the job's steps, each of which is an event of its own.
+    fn steps(&mut self, frame: &mut Frame) -> io::Result<()> {
+        let job = self.job;
+        for (index, step) in job.steps.iter().enumerate() {
+            self.notice_cancel()?;
+            let id = step_id(step, index);
+            let result = self.step(step, frame, Some(index))?;
+            self.count(result.conclusion);
+            frame.ended(&id, &result);
+            self.log.emit(&Event::StepEnded {
+                time: Timestamp::now(),
+                step: index,
+                outcome: result.outcome,
+                conclusion: result.conclusion,
+            })?;
+            self.log.flush()?;
+        }
+        self.notice_cancel()
+    }
+
+    /// A step that failed makes the job fail, unless the job is cancelled already.
+    fn count(&mut self, conclusion: Conclusion) {
+        if conclusion == Conclusion::Failure && self.status == Status::Success {
+            self.status = Status::Failure;
+        }
+    }
+
+    /// Notices a cancel, and a job whose time is up, between steps.
+    pub(super) fn notice_cancel(&mut self) -> io::Result<()> {
+        if self.cleanup_deadline.is_some() {
+            return Ok(());
+        }
+        if self.control.is_cancelled() {
+            self.status = Status::Cancelled;
+            self.cleanup_deadline = Some(Instant::now() + CLEANUP_TIME);
+            self.log.error("The job was cancelled.")?;
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.status = Status::Failure;
+            self.cleanup_deadline = Some(Instant::now() + CLEANUP_TIME);
+            self.log.error("The job ran longer than its time limit and was stopped.")?;
+        }
+        Ok(())
+    }
+
+    fn skip_all(&mut self) -> io::Result<()> {
+        for step in 0..self.job.steps.len() {
+            self.log.emit(&Event::StepEnded {
+                time: Timestamp::now(),
+                step,
+                outcome: Conclusion::Skipped,
+                conclusion: Conclusion::Skipped,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Evaluates the job's outputs. One that holds a secret is left out, as it would be on GitHub.
+    fn outputs(&mut self, frame: &Frame) -> io::Result<()> {
+        let job = self.job;
+        for (name, template) in &job.outputs {
+            match template.render(&self.view(frame, &[&self.env])) {
+                Ok(mut value) => {
+                    if self.log.masker.mask_in_place(&mut value) {
+                        self.log.warning(&format!("Output {name:?} holds a secret and is left out"))?;
+                    } else {
+                        self.log.emit(&Event::Output { name: name.clone(), value })?;
+                    }
+                }
+                Err(error) => {
+                    let message = self.at(&error);
+                    self.log.error(&message)?;
+                    self.status = Status::Failure;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves nothing behind: no process and no file.
+    fn clean_up(&mut self) -> io::Result<()> {
+        self.members.end(LEFTOVER_GRACE);
+        let Self { output, interpreter, log, .. } = self;
+        output.drain_rest(&mut |bytes| interpreter.take(bytes, log))?;
+        interpreter.end(log)?;
+        let places = &self.spec.places;
+        let workspace = places.remove_workspace.then_some(&places.workspace);
+        for directory in [Some(&places.scratch), workspace].into_iter().flatten() {
+            if let Err(error) = remove::tree(directory) {
+                let message = format!("Cannot remove {}: {error}", directory.display());
+                self.log.warning(&message)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A time limit in minutes, fractions allowed; `None` for nothing, zero or what is no number.
+pub(super) fn minutes(value: &Value) -> Option<Duration> {
+    let minutes = match value {
+        Value::Number(minutes) => *minutes,
+        other => other.to_text().trim().parse().ok()?,
+    };
+    Duration::try_from_secs_f64(minutes * 60.0).ok().filter(|limit| !limit.is_zero())
+}
+
+/// An error that names its file.
+pub(super) fn named(path: &std::path::Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// How a step ended that gave nothing.
+pub(super) fn plain(conclusion: Conclusion) -> StepResult {
+    StepResult { outcome: conclusion, conclusion, outputs: IndexMap::new() }
+}

@@ -1,0 +1,208 @@
+//! What a step prints, read as the runner reads it: rows for the log, and workflow commands that are obeyed.
+
+use std::io;
+
+use super::command::{self, Command};
+use super::log::{Log, RowSink};
+use super::mask::Masker;
+use super::rows::{RawRow, Splitter};
+
+/// What a step told the runner by commands.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// `set-output`.
+    pub outputs: Vec<(String, String)>,
+    /// `save-state`.
+    pub state: Vec<(String, String)>,
+    /// `set-env`, where the workflow allows it.
+    pub env: Vec<(String, String)>,
+    /// `add-path`, where the workflow allows it.
+    pub path: Vec<String>,
+    /// A command that was refused: the step fails.
+    pub refused: Option<&'static str>,
+}
+
+/// Reads the output of the steps of one job.
+#[derive(Debug, Default)]
+pub struct Interpreter {
+    splitter: Splitter,
+    rules: Rules,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    stopped: Option<String>,
+    debug: bool,
+    /// `set-env` and `add-path` are obeyed.
+    unsecure: bool,
+    told: Told,
+}
+
+impl Interpreter {
+    /// Begins a step.
+    pub fn begin(&mut self, debug: bool, unsecure: bool) {
+        self.rules = Rules { debug, unsecure, ..Rules::default() };
+    }
+
+    /// Takes output; an empty slice says that nothing more is there for now.
+    ///
+    /// # Errors
+    /// When the log fails.
+    pub fn take(&mut self, bytes: &[u8], log: &mut Log<'_>) -> io::Result<()> {
+        let (mut rows, masker) = log.parts();
+        if bytes.is_empty() {
+            return rows.flush();
+        }
+        let mut result = Ok(());
+        let rules = &mut self.rules;
+        self.splitter.push(bytes, masker, &mut |row, masker| {
+            if result.is_ok() {
+                result = rules.row(&row, &mut rows, masker);
+            }
+        });
+        result
+    }
+
+    /// Ends a step: what it printed last without a newline is a row too.
+    ///
+    /// # Errors
+    /// When the log fails.
+    pub fn end(&mut self, log: &mut Log<'_>) -> io::Result<Told> {
+        let (mut rows, masker) = log.parts();
+        let mut result = Ok(());
+        let rules = &mut self.rules;
+        self.splitter.finish(masker, &mut |row, masker| {
+            if result.is_ok() {
+                result = rules.row(&row, &mut rows, masker);
+            }
+        });
+        result?;
+        rows.flush()?;
+        Ok(std::mem::take(&mut self.rules.told))
+    }
+}
+
+impl Rules {
+    fn row(&mut self, row: &RawRow<'_>, rows: &mut RowSink<'_>, masker: &mut Masker) -> io::Result<()> {
+        let text = row.text.as_ref();
+        let begins = text.trim_ascii_start().as_bytes();
+        if !row.whole || !(begins.starts_with(b"::") || begins.starts_with(b"##[")) {
+            return rows.row(text, masker);
+        }
+        if let Some(token) = &self.stopped {
+            if command::resumes(text, token) {
+                self.stopped = None;
+                return Ok(());
+            }
+            // Gitea's page would read it as a command.
+            return rows.row(text, masker);
+        }
+        match command::parse(text) {
+            None => rows.row(text, masker),
+            Some(Command::SetOutput { name, value }) => {
+                self.told.outputs.push((name, value));
+                Ok(())
+            }
+            Some(Command::SaveState { name, value }) => {
+                self.told.state.push((name, value));
+                Ok(())
+            }
+            Some(Command::SetEnv { name, value }) => {
+                if self.unsecure {
+                    self.told.env.push((name, value));
+                } else {
+                    self.told.refused = Some("set-env");
+                }
+                Ok(())
+            }
+            Some(Command::AddPath(directory)) => {
+                if self.unsecure {
+                    self.told.path.push(directory);
+                } else {
+                    self.told.refused = Some("add-path");
+                }
+                Ok(())
+            }
+            Some(Command::AddMask(value)) => {
+                masker.add(&value);
+                Ok(())
+            }
+            Some(Command::StopCommands(token)) => {
+                self.stopped = Some(token);
+                Ok(())
+            }
+            Some(Command::Debug(message)) => {
+                if self.debug {
+                    rows.row(&format!("##[debug]{message}"), masker)
+                } else {
+                    Ok(())
+                }
+            }
+            Some(Command::Annotation { level, prefix, message }) => {
+                rows.row(&format!("##[{level}]{prefix}{message}"), masker)
+            }
+            Some(Command::Group(title)) => rows.row(&format!("::group::{title}"), masker),
+            Some(Command::EndGroup) => rows.row("::endgroup::", masker),
+            Some(Command::Ignored) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Event, Sink};
+
+    #[derive(Default)]
+    struct Rows(Vec<String>);
+
+    impl Sink for Rows {
+        fn emit(&mut self, event: &Event) -> io::Result<()> {
+            if let Event::Row { text, .. } = event {
+                self.0.push(text.clone());
+            }
+            Ok(())
+        }
+    }
+
+    fn interpret(output: &str, debug: bool) -> (Vec<String>, Told) {
+        let mut rows = Rows::default();
+        let mut log = Log::new(&mut rows, Masker::default(), debug);
+        let mut interpreter = Interpreter::default();
+        interpreter.begin(debug, false);
+        interpreter.take(output.as_bytes(), &mut log).unwrap();
+        let told = interpreter.end(&mut log).unwrap();
+        (rows.0, told)
+    }
+
+    #[test]
+    fn commands_are_obeyed_and_rows_stay() {
+        let (rows, told) = interpret(
+            "plain\n::set-output name=a::1\n::add-mask::geheim\nist geheim\n::group::G\nin\n::endgroup::\n\
+             ::error file=a.c,line=1::bad thing\n::debug::unseen\nlast",
+            false,
+        );
+        assert_eq!(
+            rows,
+            ["plain", "ist ***", "::group::G", "in", "::endgroup::", "##[error]a.c:1: bad thing", "last"]
+        );
+        assert_eq!(told.outputs, [("a".to_owned(), "1".to_owned())]);
+        assert_eq!(interpret("::debug::seen\n", true).0, ["##[debug]seen"]);
+    }
+
+    #[test]
+    fn stopped_commands_are_rows_until_the_token() {
+        let (rows, told) = interpret(
+            "::stop-commands::tok\n::set-output name=a::1\n::tok::\n::set-output name=b::2\n",
+            false,
+        );
+        assert_eq!(rows, ["::set-output name=a::1"]);
+        assert_eq!(told.outputs, [("b".to_owned(), "2".to_owned())]);
+    }
+
+    #[test]
+    fn setting_variables_by_output_is_refused() {
+        assert_eq!(interpret("::set-env name=PATH::/evil\n", false).1.refused, Some("set-env"));
+        assert_eq!(interpret("::add-path::/evil\n", false).1.refused, Some("add-path"));
+    }
+}

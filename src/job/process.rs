@@ -1,0 +1,399 @@
+//! Running one process of a step: its output as it comes, its end, and its end before its time.
+//!
+//! All steps of a job write into one pipe. So a server that a step leaves in the background goes on printing into the
+//! log instead of dying of a closed pipe, and a step is over when its process is, whoever holds the pipe.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::tree::Members;
+
+/// How long a process that is to stop is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// From SIGINT to SIGTERM.
+    pub interrupt: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub terminate: Duration,
+}
+
+impl Default for Grace {
+    /// GitHub's: 7.5 s, then 2.5 s.
+    fn default() -> Self {
+        Self { interrupt: Duration::from_millis(7500), terminate: Duration::from_millis(2500) }
+    }
+}
+
+/// Tells a job that it is to stop. Copies share one state.
+#[derive(Debug, Clone)]
+pub struct Control {
+    pipe: Arc<WakePipe>,
+}
+
+#[derive(Debug)]
+struct WakePipe {
+    /// Readable once the job is cancelled, and then for ever.
+    read: OwnedFd,
+    /// Kept open, or the reading end would report a hang-up all the time.
+    write: OwnedFd,
+}
+
+impl Control {
+    /// A control of a job that is not cancelled.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { pipe: Arc::new(WakePipe { read, write }) })
+    }
+
+    /// Cancels the job.
+    pub fn cancel(&self) {
+        // A full pipe is readable, which is all that is wanted.
+        let _ = rustix::io::write(&self.pipe.write, b"x");
+    }
+
+    /// Cancels the job when this process gets the signal.
+    ///
+    /// # Errors
+    /// When the signal cannot be handled.
+    pub fn cancel_on(&self, signal: i32) -> io::Result<()> {
+        signal_hook::low_level::pipe::register(signal, self.pipe.write.try_clone()?)?;
+        Ok(())
+    }
+
+    /// Whether the job is cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pipe.read, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::IN)
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this code.
+    Exit(i32),
+    /// By this signal, which was not ours.
+    Signal(i32),
+    /// It was stopped because its time was up.
+    TimedOut,
+    /// It was stopped because the job was cancelled.
+    Cancelled,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// The program's file, absolute.
+    pub file: &'a Path,
+    /// Its arguments, without its name.
+    pub arguments: &'a [std::ffi::OsString],
+    /// Its whole environment.
+    pub environment: &'a [(String, String)],
+    /// Where it starts.
+    pub directory: &'a Path,
+}
+
+/// The pipe into which all processes of a job print.
+#[derive(Debug)]
+pub struct Output {
+    read: OwnedFd,
+    write: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// How much is read at once.
+const CHUNK: usize = 64 * 1024;
+
+impl Output {
+    /// Opens the pipe.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub fn open() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Only the reading end: the steps share the other one and expect it to block.
+        rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
+        Ok(Self { read, write, buffer: vec![0; CHUNK] })
+    }
+
+    /// Runs a process until it ends or has to.
+    ///
+    /// `control` is `None` for a step that runs although the job is cancelled. Everything that is printed goes to
+    /// `each`, which is called with an empty slice when there is nothing more to read for now.
+    ///
+    /// # Errors
+    /// When the process cannot be started, or `each` fails; the process is stopped then.
+    pub fn run(
+        &mut self,
+        program: &Program<'_>,
+        deadline: Option<Instant>,
+        control: Option<&Control>,
+        grace: Grace,
+        members: &Members,
+        each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<Ended> {
+        let mut child = Command::new(program.file)
+            .args(program.arguments)
+            .env_clear()
+            .envs(program.environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
+            .current_dir(program.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(self.write.try_clone()?))
+            .stderr(Stdio::from(self.write.try_clone()?))
+            .process_group(0)
+            .spawn()?;
+        let pid = Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let mut stop: Option<Stop> = None;
+        let mut broken: Option<io::Error> = None;
+        loop {
+            let now = Instant::now();
+            if stop.is_none() {
+                let due = deadline.is_some_and(|deadline| now >= deadline);
+                if due || broken.is_some() || control.is_some_and(Control::is_cancelled) {
+                    stop = Some(Stop::begin(if due { Ended::TimedOut } else { Ended::Cancelled }, pid, now));
+                }
+            }
+            if let Some(stop) = &mut stop {
+                stop.advance(now, grace, members);
+                if stop.given_up(now) {
+                    return Ok(stop.reason);
+                }
+            }
+            let next = stop.as_ref().map_or(deadline, |stop| Some(stop.next(grace)));
+            let mut fds = Vec::with_capacity(3);
+            fds.push(PollFd::new(&pidfd, PollFlags::IN));
+            fds.push(PollFd::new(&self.read, PollFlags::IN));
+            if let (Some(control), None) = (control, &stop) {
+                fds.push(PollFd::new(&control.pipe.read, PollFlags::IN));
+            }
+            wait(&mut fds, next)?;
+            let ended = fds[0].revents().contains(PollFlags::IN);
+            let readable = fds[1].revents().contains(PollFlags::IN);
+            drop(fds);
+            if readable || ended {
+                // What the process printed before it ended is in the pipe by now.
+                let drained = self.drain(ended, each);
+                if broken.is_none() {
+                    broken = drained.err();
+                }
+            }
+            if ended {
+                let status = child.wait()?;
+                if let Some(error) = broken {
+                    return Err(error);
+                }
+                return Ok(match (stop, status.code(), status.signal()) {
+                    (Some(stop), ..) => stop.reason,
+                    (None, Some(code), _) => Ended::Exit(code),
+                    (None, None, signal) => Ended::Signal(signal.unwrap_or_default()),
+                });
+            }
+        }
+    }
+
+    /// Reads what is there: one chunk, or all of it when the process has ended.
+    fn drain(&mut self, all: bool, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        // A background process that floods the pipe must not keep a step from ending.
+        let mut left = if all { 64 } else { 1 };
+        while left > 0 {
+            left -= 1;
+            match rustix::io::read(&self.read, &mut self.buffer) {
+                Ok(0) | Err(rustix::io::Errno::AGAIN) => break,
+                Ok(read) => each(&self.buffer[..read])?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        each(&[])
+    }
+
+    /// Reads what processes in the background have printed since the last step.
+    ///
+    /// # Errors
+    /// When `each` fails.
+    pub fn drain_rest(&mut self, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.drain(true, each)
+    }
+}
+
+fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    let timeout = until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) }
+    });
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A process on its way out: SIGINT to its group, SIGTERM to everything, SIGKILL to everything.
+struct Stop {
+    reason: Ended,
+    since: Instant,
+    stage: u8,
+}
+
+impl Stop {
+    fn begin(reason: Ended, pid: Pid, now: Instant) -> Self {
+        // As a terminal does: the shell and what it runs in the foreground.
+        let _ = rustix::process::kill_process_group(pid, Signal::INT);
+        let _ = rustix::process::kill_process_group(pid, Signal::CONT);
+        Self { reason, since: now, stage: 0 }
+    }
+
+    fn advance(&mut self, now: Instant, grace: Grace, members: &Members) {
+        let elapsed = now.duration_since(self.since);
+        if self.stage == 0 && elapsed >= grace.interrupt {
+            self.stage = 1;
+            members.signal(Signal::TERM);
+            members.signal(Signal::CONT);
+        }
+        if self.stage >= 1 && elapsed >= grace.interrupt + grace.terminate {
+            // Again at each turn: what forks meanwhile must go too.
+            self.stage = 2;
+            members.signal(Signal::KILL);
+        }
+    }
+
+    fn next(&self, grace: Grace) -> Instant {
+        match self.stage {
+            0 => self.since + grace.interrupt,
+            1 => self.since + grace.interrupt + grace.terminate,
+            _ => Instant::now() + Duration::from_millis(100),
+        }
+    }
+
+    /// A process that not even SIGKILL ends sits in the kernel (a dead network mount): nobody can wait for that.
+    fn given_up(&self, now: Instant) -> bool {
+        self.stage == 2 && now.duration_since(self.since) > Duration::from_secs(60)
+    }
+}
+
+/// Name of a signal, such as `SIGKILL`.
+#[must_use]
+pub fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+/// Whether a path leads to a directory that a process can start in.
+///
+/// # Errors
+/// What the system says of it, or `NotADirectory`.
+pub fn check_directory(path: &Path) -> io::Result<()> {
+    if std::fs::metadata(path)?.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Run {
+        ended: Ended,
+        printed: String,
+    }
+
+    fn sh(script: &str, deadline: Option<Duration>, control: Option<&Control>, grace: Grace) -> Run {
+        let mut printed = Vec::new();
+        let ended = Output::open()
+            .unwrap()
+            .run(
+                &Program {
+                    file: Path::new("/bin/sh"),
+                    arguments: &["-c".into(), script.into()],
+                    environment: &[("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+                    directory: Path::new("/"),
+                },
+                deadline.map(|after| Instant::now() + after),
+                control,
+                grace,
+                &Members::Tracked("no-such-job".to_owned()),
+                &mut |bytes| {
+                    printed.extend_from_slice(bytes);
+                    Ok(())
+                },
+            )
+            .unwrap();
+        Run { ended, printed: String::from_utf8(printed).unwrap() }
+    }
+
+    #[test]
+    fn both_streams_in_order_and_the_exit_code() {
+        let run = sh("echo one; echo two >&2; echo three; exit 7", None, None, Grace::default());
+        assert_eq!(run.ended, Ended::Exit(7));
+        assert_eq!(run.printed, "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn everything_that_was_printed_is_there_when_it_has_ended() {
+        let run = sh("seq 100000", None, None, Grace::default());
+        assert_eq!(run.printed.lines().count(), 100_000);
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_the_pipe_does_not_hold_the_step() {
+        let run = sh("sleep 60 & echo $!", None, None, Grace::default());
+        assert_eq!(run.ended, Ended::Exit(0));
+        let pid = Pid::from_raw(run.printed.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn the_signal_is_told() {
+        assert_eq!(sh("kill -9 $$", None, None, Grace::default()).ended, Ended::Signal(9));
+    }
+
+    #[test]
+    fn time_up_interrupts_and_lets_traps_run() {
+        let script = "trap 'echo trapped; exit 3' INT; while :; do sleep 0.05; done";
+        let run = sh(script, Some(Duration::from_millis(300)), None, Grace::default());
+        assert_eq!(run.ended, Ended::TimedOut);
+        assert_eq!(run.printed, "trapped\n");
+    }
+
+    #[test]
+    fn cancelling_stops_a_running_process() {
+        let control = Control::new().unwrap();
+        assert!(!control.is_cancelled());
+        let other = control.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            other.cancel();
+        });
+        assert_eq!(sh("sleep 60", None, Some(&control), Grace::default()).ended, Ended::Cancelled);
+        assert!(control.is_cancelled());
+    }
+}

@@ -1,0 +1,234 @@
+//! What a local run knows of the repository and of its event: the `github` context, secrets, variables and inputs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::job::source::Git;
+
+/// The question was wrong: something that was asked for is not there or cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Question(pub String);
+
+/// What the command line says of the event.
+#[derive(Debug, Clone, Default)]
+pub struct Event {
+    /// Its name, such as `push`.
+    pub name: String,
+    /// A file with its payload.
+    pub file: Option<PathBuf>,
+    /// Inputs of `workflow_dispatch`.
+    pub inputs: Vec<(String, String)>,
+}
+
+/// Everything that jobs of a local run share.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The working tree.
+    pub root: PathBuf,
+    /// Name of the event.
+    pub event: String,
+    /// The `github` context.
+    pub github: Map<String, Value>,
+    /// Inputs as given; their types are the workflow's to say.
+    pub inputs: Vec<(String, String)>,
+    /// The `vars` context.
+    pub vars: BTreeMap<String, String>,
+    /// Variables for every step.
+    pub env: BTreeMap<String, String>,
+    secrets: BTreeMap<String, String>,
+}
+
+impl Context {
+    /// Reads the repository around a directory.
+    ///
+    /// # Errors
+    /// When the event's file cannot be read or is no JSON object.
+    pub fn new(
+        directory: &Path,
+        event: &Event,
+        secrets: BTreeMap<String, String>,
+        vars: BTreeMap<String, String>,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self, Question> {
+        let path = std::env::var("PATH").unwrap_or_else(|_| crate::job::environment::DEFAULT_PATH.to_owned());
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let git = Git::new(&path, &home);
+        let ask = |arguments: &[&str]| git.run(directory, arguments).ok().map(|text| text.trim().to_owned());
+        let root = ask(&["rev-parse", "--show-toplevel"]).map_or_else(|| directory.to_owned(), PathBuf::from);
+        let (server, repository) =
+            ask(&["remote", "get-url", "origin"]).and_then(|url| parse_remote(&url)).unwrap_or_else(|| {
+                let name =
+                    root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+                ("https://github.com".to_owned(), format!("local/{name}"))
+            });
+        let owner = repository.split('/').next().unwrap_or_default().to_owned();
+        let sha = ask(&["rev-parse", "HEAD"]).unwrap_or_default();
+        let branch = ask(&["symbolic-ref", "--short", "HEAD"]).unwrap_or_else(|| "main".to_owned());
+        let reference = format!("refs/heads/{branch}");
+        let actor = std::env::var("USER").unwrap_or_else(|_| "sower".to_owned());
+
+        let mut payload = match &event.file {
+            Some(file) => read_event(file)?,
+            None => json!({
+                "ref": reference,
+                "after": sha,
+                "repository": {
+                    "name": repository.split('/').next_back(), "full_name": repository, "default_branch": branch,
+                    "html_url": format!("{server}/{repository}"), "owner": {"login": owner},
+                },
+                "pusher": {"login": actor},
+                "sender": {"login": actor},
+            }),
+        };
+        if !event.inputs.is_empty() {
+            payload["inputs"] = event
+                .inputs
+                .iter()
+                .map(|(name, value)| (name.clone(), Value::from(value.as_str())))
+                .collect();
+        }
+        let inputs = payload["inputs"].as_object().map(|inputs| {
+            inputs
+                .iter()
+                .map(|(name, value)| {
+                    (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                })
+                .collect()
+        });
+        let text = |pointer: &str| payload.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let base_ref = text("/pull_request/base/ref").unwrap_or_default();
+        let head_ref = text("/pull_request/head/ref").unwrap_or_default();
+        let reference = text("/ref").filter(|given| given.starts_with("refs/")).unwrap_or(reference);
+        let (kind, short) = match reference.strip_prefix("refs/tags/") {
+            Some(tag) => ("tag", tag.to_owned()),
+            None => ("branch", reference.strip_prefix("refs/heads/").unwrap_or(&reference).to_owned()),
+        };
+        let github = json!({
+            "actor": actor, "triggering_actor": actor,
+            "api_url": format!("{server}/api/v1"), "server_url": server, "graphql_url": "",
+            "base_ref": base_ref, "head_ref": head_ref,
+            "event": payload, "event_name": event.name,
+            "ref": reference, "ref_name": short, "ref_type": kind, "ref_protected": false, "sha": sha,
+            "repository": repository, "repository_owner": owner,
+            "repositoryUrl": format!("{server}/{repository}"),
+            "run_id": "1", "run_number": "1", "run_attempt": "1", "retention_days": "",
+            "secret_source": "None",
+            "token": secrets.get("GITHUB_TOKEN").or_else(|| secrets.get("GITEA_TOKEN")).cloned().unwrap_or_default(),
+        });
+        let Value::Object(github) = github else { return Err(Question("no context".to_owned())) };
+        Ok(Self {
+            root,
+            event: event.name.clone(),
+            github,
+            inputs: inputs.unwrap_or_default(),
+            vars,
+            env,
+            secrets,
+        })
+    }
+
+    /// The `secrets` context.
+    #[must_use]
+    pub const fn secrets(&self) -> &BTreeMap<String, String> {
+        &self.secrets
+    }
+}
+
+fn read_event(file: &Path) -> Result<Value, Question> {
+    let wrong = |reason: String| Question(format!("cannot read the event {}: {reason}", file.display()));
+    let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let value: Value = serde_json::from_slice(&text).map_err(|error| wrong(format!("no JSON: {error}")))?;
+    if value.is_object() { Ok(value) } else { Err(wrong("expected a JSON object".to_owned())) }
+}
+
+/// Server and `owner/name` of a remote, as URL or as `user@host:owner/name`.
+fn parse_remote(url: &str) -> Option<(String, String)> {
+    let (server, path) = match url.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => {
+            let (host, path) = rest.split_once('/')?;
+            // Credentials in a remote's URL are nobody's business.
+            let host = host.rsplit('@').next()?;
+            (format!("{scheme}://{host}"), path)
+        }
+        Some(("ssh", rest)) => {
+            let (host, path) = rest.split_once('/')?;
+            let host = host.rsplit('@').next()?.split(':').next()?;
+            (format!("https://{host}"), path)
+        }
+        Some(_) => return None,
+        None => {
+            let (host, path) = url.split_once(':')?;
+            (format!("https://{}", host.rsplit('@').next()?), path)
+        }
+    };
+    let path = path.trim_matches('/');
+    let path = path.strip_suffix(".git").unwrap_or(path);
+    let mut parts = path.rsplit('/');
+    let (name, owner) = (parts.next()?, parts.next()?);
+    (!name.is_empty() && !owner.is_empty()).then(|| (server, format!("{owner}/{name}")))
+}
+
+/// Names and values of a dotenv file: `NAME=value`, `#` comments, `export`, quotes around a value.
+///
+/// # Errors
+/// When the file cannot be read or a line is no pair.
+pub fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, Question> {
+    let text = fs::read_to_string(file).map_err(|error| Question(format!("{}: {error}", file.display())))?;
+    let mut pairs = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
+            return Err(Question(format!("{}, line {}: expected NAME=VALUE", file.display(), number + 1)));
+        };
+        let value = value.trim();
+        let quoted = |quote: char| value.len() >= 2 && value.starts_with(quote) && value.ends_with(quote);
+        let value = match value {
+            _ if quoted('"') => value[1..value.len() - 1].replace("\\n", "\n").replace("\\\"", "\""),
+            _ if quoted('\'') => value[1..value.len() - 1].to_owned(),
+            plain => plain.split(" #").next().unwrap_or(plain).trim_end().to_owned(),
+        };
+        pairs.push((name.trim().to_owned(), value));
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes_of_all_forms() {
+        let both = |server: &str| Some((server.to_owned(), "owner/name".to_owned()));
+        assert_eq!(parse_remote("https://git.example.org/owner/name.git"), both("https://git.example.org"));
+        assert_eq!(
+            parse_remote("http://user:token@localhost:3000/owner/name"),
+            both("http://localhost:3000")
+        );
+        assert_eq!(parse_remote("git@git.example.org:owner/name.git"), both("https://git.example.org"));
+        assert_eq!(
+            parse_remote("ssh://git@git.example.org:2222/owner/name"),
+            both("https://git.example.org")
+        );
+        assert_eq!(parse_remote("/srv/git/name"), None);
+    }
+
+    #[test]
+    fn dotenv_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env");
+        fs::write(&file, "# c\nA=1\nexport B = \"x\\ny\"\nC='a # b'\nD=a # b\n\nE=\n").unwrap();
+        let pairs = read_dotenv(&file).unwrap();
+        let values: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(values, [("A", "1"), ("B", "x\ny"), ("C", "a # b"), ("D", "a"), ("E", "")]);
+        fs::write(&file, "A=1\nrubbish\n").unwrap();
+        assert!(read_dotenv(&file).unwrap_err().to_string().ends_with("line 2: expected NAME=VALUE"));
+    }
+}

@@ -1,0 +1,12 @@
+//! Running workflows of the working directory, without a server (`sower exec`).
+//!
+//! Does what the server does otherwise: picks the workflows for an event, expands matrices, keeps the order that
+//! `needs` asks for, and gives each job its contexts. The jobs themselves run as everywhere.
+
+pub mod context;
+pub mod plan;
+pub mod schedule;
+pub mod show;
+
+pub use context::{Context, Question};
+pub use plan::{Plan, Run};

@@ -1,0 +1,218 @@
+//! The end of a job whose process is gone without having written one.
+
+use std::fmt;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::{Error, JobDir};
+use crate::events::journal::{self, Reader, Writer};
+use crate::events::{Conclusion, Event, MAX_ROW_BYTES, Sink, StepInfo, Timestamp};
+
+/// No server may make us write more rows than this to fill a gap.
+const MAX_GAP: u64 = 10_000_000;
+/// How much of what the job process printed itself is shown.
+const LOG_TAIL: u64 = 4096;
+
+/// How a job process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It left with an exit code.
+    Exited(i32),
+    /// A signal ended it.
+    Killed(i32),
+    /// The host was started again since.
+    HostWentDown,
+    /// It was not a child of this daemon, so nobody knows.
+    Unknown,
+    /// There never was a process.
+    NeverStarted,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "The job process left with exit code {code} before the job had ended."),
+            Self::Killed(9) => f.write_str(
+                "The job process was killed by SIGKILL before the job had ended. Out of memory? The kernel's log tells.",
+            ),
+            Self::Killed(signal) => {
+                write!(f, "The job process was killed by {} before the job had ended.", signal_name(*signal))
+            }
+            Self::HostWentDown => f.write_str("The host went down while the job was running."),
+            Self::Unknown => f.write_str(
+                "The job process is gone, and the job had not ended. It went while no daemon was watching.",
+            ),
+            Self::NeverStarted => f.write_str("The job was never started."),
+        }
+    }
+}
+
+/// The name of a signal, such as `SIGTERM`.
+fn signal_name(signal: i32) -> String {
+    const NAMES: [(i32, &str); 16] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (5, "SIGTRAP"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (12, "SIGUSR2"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+        (24, "SIGXCPU"),
+        (25, "SIGXFSZ"),
+    ];
+    let known = NAMES.iter().find(|(number, _)| *number == signal);
+    known.map_or_else(|| format!("signal {signal}"), |(_, name)| (*name).to_owned())
+}
+
+/// What a journal says of its job so far.
+#[derive(Default)]
+struct Seen {
+    started: bool,
+    steps: Vec<StepInfo>,
+    ended: Vec<usize>,
+    running: Option<usize>,
+    rows: u64,
+    last_row: Option<Timestamp>,
+    over: bool,
+}
+
+/// Ends the journal of a job whose process is gone: rows that say why, the running step failed, later ones skipped,
+/// the job failed. `acknowledged` is how many rows Gitea has; where the journal has fewer (its end was lost with the
+/// power), empty ones are put in their place, so that the rows that follow are new to Gitea. A journal that has its
+/// end already is left alone; one that cannot be read is put aside as `journal.unreadable`.
+///
+/// # Errors
+/// When the journal cannot be written.
+pub fn close(dir: &JobDir, gone: Gone, acknowledged: u64) -> Result<(), Error> {
+    let path = dir.journal();
+    let mut notes = vec![gone.to_string()];
+    let (seen, mut writer) = match look(&path) {
+        Ok(Some(seen)) if seen.over => return Ok(()),
+        Ok(Some(seen)) => (seen, Writer::resume(&path)?),
+        Ok(None) => (Seen::default(), Writer::create(&path)?),
+        Err(error @ journal::Error::Io { .. }) => return Err(error.into()),
+        Err(error) => {
+            notes.push(error.to_string());
+            let aside = dir.path().join("journal.unreadable");
+            std::fs::rename(&path, &aside).map_err(Error::io(&aside))?;
+            (Seen::default(), Writer::create(&path)?)
+        }
+    };
+    if gone == Gone::HostWentDown
+        && let Some(time) = seen.last_row
+    {
+        notes.push(format!("The last row that was kept is of {}.", utc(time)));
+    }
+    notes.extend(tail(&dir.log()));
+    // Told to stop, it may have gone before it could write its end.
+    let conclusion = if dir.is_cancelled() { Conclusion::Cancelled } else { Conclusion::Failure };
+    write_end(&mut writer, &seen, dir.read_meta().steps, &notes, acknowledged, conclusion)
+        .map_err(Error::io(&path))
+}
+
+fn write_end(
+    writer: &mut Writer,
+    seen: &Seen,
+    known_steps: Vec<StepInfo>,
+    notes: &[String],
+    acknowledged: u64,
+    conclusion: Conclusion,
+) -> std::io::Result<()> {
+    let time = Timestamp::now();
+    let steps = if seen.started { seen.steps.len() } else { known_steps.len() };
+    if !seen.started {
+        writer.emit(&Event::JobStarted { time, version: crate::VERSION.to_owned(), steps: known_steps })?;
+    }
+    for _ in seen.rows..acknowledged.min(seen.rows.saturating_add(MAX_GAP)) {
+        writer.emit(&Event::Row { time, text: String::new() })?;
+    }
+    for (index, note) in notes.iter().enumerate() {
+        let mut text = if index == 0 { format!("##[error]{note}") } else { note.clone() };
+        let mut end = text.len().min(MAX_ROW_BYTES);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        writer.emit(&Event::Row { time, text })?;
+    }
+    for step in (0..steps).filter(|step| !seen.ended.contains(step)) {
+        let outcome = if seen.running == Some(step) { conclusion } else { Conclusion::Skipped };
+        writer.emit(&Event::StepEnded { time, step, outcome, conclusion: outcome })?;
+    }
+    writer.emit(&Event::JobEnded { time, conclusion })?;
+    writer.sync()
+}
+
+/// Reads a journal to the end of what is whole; `None` when there is none.
+fn look(path: &Path) -> Result<Option<Seen>, journal::Error> {
+    let mut reader = match Reader::open(path) {
+        Ok(reader) => reader,
+        Err(journal::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut seen = Seen::default();
+    loop {
+        match reader.next_event() {
+            Ok(Some(event)) => seen.take(event),
+            // What is behind a damaged record is cut off when the journal is resumed.
+            Ok(None) | Err(journal::Error::Damaged { .. }) => return Ok(Some(seen)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Seen {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::JobStarted { steps, .. } => {
+                self.started = true;
+                self.steps = steps;
+            }
+            Event::StepStarted { step, .. } => self.running = Some(step),
+            Event::StepEnded { step, .. } => {
+                self.ended.push(step);
+                if self.running == Some(step) {
+                    self.running = None;
+                }
+            }
+            Event::Row { time, .. } => {
+                self.rows += 1;
+                self.last_row = Some(time);
+            }
+            Event::JobEnded { .. } => self.over = true,
+            Event::Summary { .. } | Event::Output { .. } => {}
+        }
+    }
+}
+
+/// The last lines that the job process printed itself, such as why it could not begin.
+fn tail(path: &Path) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(10)..].iter().map(|line| format!("job process: {line}")).collect()
+}
+
+fn utc(time: Timestamp) -> String {
+    jiff::Timestamp::from_microsecond(time.as_micros()).map_or_else(
+        |_| "an unknown time".to_owned(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
+}

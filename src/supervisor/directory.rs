@@ -1,0 +1,355 @@
+//! The state directory and the directories of jobs in it.
+//!
+//! ```text
+//! STATE/daemon.lock            held by the daemon
+//! STATE/jobs/TASK/meta.json    what the reporter must know; no secrets
+//! STATE/jobs/TASK/spec.json    what is to be run, with secrets; the job removes it once it has read it
+//! STATE/jobs/TASK/process.json the job's process
+//! STATE/jobs/TASK/journal      what happened
+//! STATE/jobs/TASK/job.log      what the job process itself printed; locked while it lives
+//! STATE/jobs/TASK/cancelled    the job was told to stop
+//! STATE/jobs/TASK/reported     Gitea has acknowledged the end
+//! ```
+//!
+//! A job's directory is written under another name first, so that it is whole or not there.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::process::Identity;
+use crate::events::{StepInfo, Timestamp};
+use crate::job::spec::JobSpec;
+
+const NEW: &str = ".new-";
+
+/// A runner's state directory.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// The right to work in a state directory, until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// What the reporter must know of a job, beside its journal. Holds no secrets.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// When the task was received.
+    pub received: Option<Timestamp>,
+    /// The runner that received it.
+    pub runner: String,
+    /// The repository, such as `owner/name`.
+    pub repository: String,
+    /// The id of the job in its workflow.
+    pub job: String,
+    /// The steps that Gitea knows, for a job that dies before it names them.
+    pub steps: Vec<StepInfo>,
+    /// A directory outside of the job's own that is removed with it.
+    pub work: Option<PathBuf>,
+}
+
+/// The directory of one job.
+#[derive(Debug, Clone)]
+pub struct JobDir {
+    task: i64,
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Opens a state directory, which is made when it is not there, for this user only.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let jobs = path.join("jobs");
+        DirBuilder::new().recursive(true).mode(0o700).create(&jobs).map_err(Error::io(&jobs))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the right to work here.
+    ///
+    /// # Errors
+    /// [`Error::Held`] when another daemon has it.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let path = self.path.join("daemon.lock");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let _ = file.take(200).read_to_string(&mut text);
+                let pid = text.trim().parse().ok();
+                let holder =
+                    pid.map_or_else(|| "process unknown".to_owned(), |pid: u32| format!("process {pid}"));
+                return Err(Error::Held { path, holder, pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(Error::Io { path, source }),
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(Error::io(&path))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Where the directory of a task is, or would be.
+    #[must_use]
+    pub fn job(&self, task: i64) -> PathBuf {
+        self.path.join("jobs").join(task.to_string())
+    }
+
+    /// Writes a job down, synced to disk.
+    ///
+    /// # Errors
+    /// When the disk says no, or the task is here already.
+    pub fn create(&self, task: i64, meta: &Meta, spec: &JobSpec) -> Result<JobDir, Error> {
+        let jobs = self.path.join("jobs");
+        let new = jobs.join(format!("{NEW}{task}"));
+        let path = self.job(task);
+        if path.exists() {
+            return Err(Error::Present { path });
+        }
+        DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
+        let unfinished = JobDir { task, path: new.clone() };
+        write_json(&unfinished.meta(), meta)?;
+        write_json(&unfinished.spec(), spec)?;
+        sync_directory(&new)?;
+        std::fs::rename(&new, &path).map_err(Error::io(&path))?;
+        sync_directory(&jobs)?;
+        Ok(JobDir { task, path })
+    }
+
+    /// The jobs that earlier daemons left, oldest task first. What a crash left half written is among them, without
+    /// a spec.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn jobs(&self) -> Result<Vec<JobDir>, Error> {
+        let folder = self.path.join("jobs");
+        let mut jobs = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder))? {
+            let entry = entry.map_err(Error::io(&folder))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let mut path = entry.path();
+            let number = name.strip_prefix(NEW).unwrap_or(name);
+            let Ok(task) = number.parse::<i64>() else { continue };
+            if number.len() != name.len() {
+                let whole = folder.join(number);
+                remove_file(&path.join("spec.json"))?;
+                std::fs::rename(&path, &whole).map_err(Error::io(&whole))?;
+                path = whole;
+            }
+            jobs.push(JobDir { task, path });
+        }
+        jobs.sort_by_key(JobDir::task);
+        Ok(jobs)
+    }
+}
+
+impl JobDir {
+    /// A job's directory by its path, as `sower job` gets it.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        let task = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        Self { task: task.unwrap_or_default(), path: path.to_owned() }
+    }
+
+    /// The number of the task.
+    #[must_use]
+    pub fn task(&self) -> i64 {
+        self.task
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is to be run ([`JobSpec`] as JSON).
+    #[must_use]
+    pub fn spec(&self) -> PathBuf {
+        self.path.join("spec.json")
+    }
+
+    /// What happened ([`crate::events::journal`]).
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// What the job process itself printed.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("job.log")
+    }
+
+    /// Adds a line to what the job process printed, where the end of the job is told from.
+    pub fn note(&self, text: &str) {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log());
+        // What cannot be written here is in the daemon's own log.
+        let _ = file.and_then(|mut file| writeln!(file, "{text}"));
+    }
+
+    pub(super) fn process(&self) -> PathBuf {
+        self.path.join("process.json")
+    }
+
+    fn meta(&self) -> PathBuf {
+        self.path.join("meta.json")
+    }
+
+    /// What the reporter must know; empty when it was lost.
+    #[must_use]
+    pub fn read_meta(&self) -> Meta {
+        std::fs::read(self.meta())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// True when nobody has ever begun to run this job, and it can be run.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn may_start(&self) -> Result<bool, Error> {
+        let begun = self.process().exists() || self.journal().exists() || self.is_locked()?;
+        Ok(!begun && self.spec().exists())
+    }
+
+    /// True when a process that was started for this job lives.
+    pub(super) fn is_locked(&self) -> Result<bool, Error> {
+        let path = self.log();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(source) => return Err(Error::Io { path, source }),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        }
+    }
+
+    pub(super) fn write_identity(&self, identity: &Identity) -> Result<(), Error> {
+        let unfinished = self.path.join("process.json.new");
+        write_json(&unfinished, identity)?;
+        let path = self.process();
+        std::fs::rename(&unfinished, &path).map_err(Error::io(&path))
+    }
+
+    pub(super) fn read_identity(&self) -> Result<Option<Identity>, Error> {
+        let path = self.process();
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| Error::Damaged { path, message: error.to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    }
+
+    /// Whether the job was told to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.path.join("cancelled").exists()
+    }
+
+    /// Remembers that the job was told to stop.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn mark_cancelled(&self) -> Result<(), Error> {
+        self.mark("cancelled")
+    }
+
+    /// Whether Gitea has acknowledged the end.
+    #[must_use]
+    pub fn is_reported(&self) -> bool {
+        self.path.join("reported").exists()
+    }
+
+    /// Remembers that Gitea has acknowledged the end.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn mark_reported(&self) -> Result<(), Error> {
+        self.mark("reported")?;
+        sync_directory(&self.path)
+    }
+
+    fn mark(&self, name: &str) -> Result<(), Error> {
+        let path = self.path.join(name);
+        File::create(&path).map(drop).map_err(Error::io(&path))
+    }
+
+    /// Removes the directory and what belongs to it. The mark that it was reported goes last.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed.
+    pub fn remove(&self) -> Result<(), Error> {
+        let work = self.read_meta().work;
+        for path in work.iter().filter(|path| path.exists()) {
+            std::fs::remove_dir_all(path).map_err(Error::io(path))?;
+        }
+        for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path))? {
+            let entry = entry.map_err(Error::io(&self.path))?;
+            let path = entry.path();
+            if entry.file_name() == "reported" {
+                continue;
+            }
+            let directory = entry.file_type().map_err(Error::io(&path))?.is_dir();
+            let result = if directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            result.map_err(Error::io(&path))?;
+        }
+        std::fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))
+    }
+}
+
+/// Writes a file for this user only and waits until it is on the disk.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let write = || {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+        serde_json::to_writer(io::BufWriter::new(&mut file), value)?;
+        file.sync_all()
+    };
+    write().map_err(Error::io(path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(Error::io(path))
+}
+
+fn remove_file(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,325 @@
+//! From the parser's events to a tree: limits, anchors, merge keys, duplicate keys.
+
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use super::source::{Cursor, check};
+use super::{Error, Key, Kind, Node, Place, Style, scalar};
+
+/// The largest document that is read, in bytes.
+pub const MAX_INPUT_BYTES: usize = 16 << 20;
+/// How deep collections may be nested.
+pub const MAX_DEPTH: usize = 200;
+/// How many nodes and keys a document may have after its aliases are expanded.
+pub const MAX_NODES: usize = 1_000_000;
+/// How many bytes of text a document may have after its aliases are expanded.
+pub const MAX_EXPANDED_BYTES: usize = 32 << 20;
+
+/// Reads one document. A byte order mark is skipped; nothing at all is null.
+///
+/// # Errors
+/// The first thing that keeps the text from being one YAML document within the limits, with its place.
+pub fn parse(text: impl AsRef<[u8]>) -> Result<Node, Error> {
+    let text = check(text.as_ref(), MAX_INPUT_BYTES)?;
+    let mut parser = Parser::new_from_str(text);
+    let mut reader = Reader {
+        cursor: Cursor::new(text),
+        open: Vec::new(),
+        root: None,
+        anchors: HashMap::new(),
+        size: Size::default(),
+    };
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|error| explain(&error, text))?;
+        match event {
+            Event::DocumentStart(_) if reader.root.is_some() => {
+                return Err(Error::new(place(span), "a second document begins here; only one is read"));
+            }
+            Event::StreamEnd => break,
+            event => reader.event(event, span)?,
+        }
+    }
+    Ok(reader.root.unwrap_or(Node {
+        place: Place::START,
+        style: Style::Plain,
+        expressions: None,
+        kind: Kind::Null,
+    }))
+}
+
+fn place(span: Span) -> Place {
+    Place::new(span.start.line(), span.start.col() + 1)
+}
+
+/// The parser's complaint in words that name a tab where one is to blame.
+fn explain(error: &ScanError, text: &str) -> Error {
+    let at = Place::new(error.marker().line().max(1), error.marker().col() + 1);
+    let lines = text.lines().enumerate().skip(at.line.saturating_sub(2)).take(2);
+    for (number, line) in lines {
+        let indentation = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
+        if let Some(tab) = indentation.find('\t') {
+            return Error::new(
+                Place::new(number + 1, tab + 1),
+                "a tab is used as indentation; YAML allows spaces only",
+            );
+        }
+    }
+    Error::new(at, error.info())
+}
+
+/// What a subtree costs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
+/// A value that an anchor names.
+struct Anchored {
+    node: Node,
+    size: Size,
+    depth: usize,
+}
+
+/// A collection that has begun.
+struct Open {
+    place: Place,
+    anchor: usize,
+    /// The size of everything before it.
+    before: Size,
+    /// How deep its contents go below it.
+    inner_depth: usize,
+    content: Content,
+}
+
+enum Content {
+    Sequence(Vec<Node>),
+    Mapping {
+        entries: Vec<(Key, Node)>,
+        key: Option<Key>,
+        names: HashSet<String>,
+        merges: Vec<(usize, Node)>,
+    },
+}
+
+struct Reader<'a> {
+    cursor: Cursor<'a>,
+    open: Vec<Open>,
+    root: Option<Node>,
+    anchors: HashMap<usize, Anchored>,
+    size: Size,
+}
+
+impl Reader<'_> {
+    fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Error> {
+        let place = place(span);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let before = self.size;
+                self.grow(Size { nodes: 1, bytes: text.len() }, place)?;
+                if self.wants_key() {
+                    self.key(&text, style, place)?;
+                    if anchor != 0 {
+                        let node = self.scalar(&text, style, tag.as_deref(), span);
+                        self.anchor(anchor, node, before, 0);
+                    }
+                    return Ok(());
+                }
+                let node = self.scalar(&text, style, tag.as_deref(), span);
+                self.complete(node, anchor, before, 0)
+            }
+            Event::SequenceStart(anchor, _) => self.begin(place, anchor, Content::Sequence(Vec::new())),
+            Event::MappingStart(anchor, _) => self.begin(
+                place,
+                anchor,
+                Content::Mapping {
+                    entries: Vec::new(),
+                    key: None,
+                    names: HashSet::new(),
+                    merges: Vec::new(),
+                },
+            ),
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(anchor) => self.alias(anchor, place),
+            _ => Ok(()),
+        }
+    }
+
+    fn grow(&mut self, by: Size, place: Place) -> Result<(), Error> {
+        self.size.nodes += by.nodes;
+        self.size.bytes += by.bytes;
+        if self.size.nodes > MAX_NODES {
+            return Err(Error::new(place, format!("the document has more than {MAX_NODES} values")));
+        }
+        if self.size.bytes > MAX_EXPANDED_BYTES {
+            let mebibytes = MAX_EXPANDED_BYTES >> 20;
+            return Err(Error::new(place, format!("the document has more than {mebibytes} MiB of text")));
+        }
+        Ok(())
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.open.last(), Some(Open { content: Content::Mapping { key: None, .. }, .. }))
+    }
+
+    fn key(&mut self, text: &str, style: ScalarStyle, place: Place) -> Result<(), Error> {
+        let Some(Open { content: Content::Mapping { entries, key, names, .. }, .. }) = self.open.last_mut()
+        else {
+            return Ok(());
+        };
+        let merges = text == "<<" && style == ScalarStyle::Plain;
+        if !merges && !names.insert(text.to_owned()) {
+            let first = entries.iter().find(|(key, _)| key.text == text).map_or(place, |(key, _)| key.place);
+            return Err(Error::new(
+                place,
+                format!("the key '{}' is here a second time (first in line {})", shorten(text), first.line),
+            ));
+        }
+        *key = Some(Key { place, text: text.to_owned() });
+        Ok(())
+    }
+
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
+        let expressions =
+            text.contains("${{").then(|| self.cursor.places("${{", span.start.index(), span.end.index()));
+        let tagged = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+        let kind = match (style, tagged) {
+            (_, Some("str")) => Kind::String(text.to_owned()),
+            (ScalarStyle::Plain, _) | (_, Some("int" | "float" | "bool" | "null")) => scalar::resolve(text),
+            _ => Kind::String(text.to_owned()),
+        };
+        let style = match style {
+            ScalarStyle::Plain => Style::Plain,
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
+            ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
+        };
+        Node { place: place(span), style, expressions, kind }
+    }
+
+    fn begin(&mut self, place: Place, anchor: usize, content: Content) -> Result<(), Error> {
+        if self.wants_key() {
+            return Err(Error::new(place, "a key must be text, not a collection"));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Error::new(place, format!("collections are nested deeper than {MAX_DEPTH}")));
+        }
+        let before = self.size;
+        self.grow(Size { nodes: 1, bytes: 0 }, place)?;
+        self.open.push(Open { place, anchor, before, inner_depth: 0, content });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(Open { place, anchor, before, inner_depth, content }) = self.open.pop() else {
+            return Ok(());
+        };
+        let kind = match content {
+            Content::Sequence(items) => Kind::Sequence(items),
+            Content::Mapping { entries, names, merges, .. } => Kind::Mapping(merge(entries, names, merges)?),
+        };
+        let node = Node { place, style: Style::Plain, expressions: None, kind };
+        self.complete(node, anchor, before, inner_depth + 1)
+    }
+
+    fn alias(&mut self, anchor: usize, place: Place) -> Result<(), Error> {
+        let Some(Anchored { node, size, depth }) = self.anchors.get(&anchor) else {
+            return Err(Error::new(place, "an alias stands inside the value that it stands for"));
+        };
+        let (size, depth) = (*size, *depth);
+        if self.wants_key() {
+            let Some(text) = node.scalar_text() else {
+                return Err(Error::new(place, "a key must be text, not a collection"));
+            };
+            self.grow(size, place)?;
+            return self.key(&text, ScalarStyle::Plain, place);
+        }
+        if self.open.len() + depth > MAX_DEPTH {
+            return Err(Error::new(place, format!("collections are nested deeper than {MAX_DEPTH}")));
+        }
+        let before = self.size;
+        // Counted before it is copied: this is where a small document would become a large one.
+        self.size.nodes += size.nodes;
+        self.size.bytes += size.bytes;
+        if self.size.nodes > MAX_NODES || self.size.bytes > MAX_EXPANDED_BYTES {
+            return Err(Error::new(place, "aliases make the document too large (an alias bomb?)"));
+        }
+        let Some(node) = self.anchors.get(&anchor).map(|anchored| anchored.node.clone()) else {
+            return Ok(());
+        };
+        self.complete(node, 0, before, depth)
+    }
+
+    fn anchor(&mut self, anchor: usize, node: Node, before: Size, depth: usize) {
+        let size = Size { nodes: self.size.nodes - before.nodes, bytes: self.size.bytes - before.bytes };
+        self.anchors.insert(anchor, Anchored { node, size, depth });
+    }
+
+    /// Puts a finished value where it belongs.
+    fn complete(&mut self, node: Node, anchor: usize, before: Size, depth: usize) -> Result<(), Error> {
+        if anchor != 0 {
+            let place = node.place;
+            self.anchor(anchor, node.clone(), before, depth);
+            // The copy that aliases are made from takes memory as well.
+            let size = self.anchors.get(&anchor).map_or(Size::default(), |anchored| anchored.size);
+            self.grow(size, place)?;
+        }
+        let Some(parent) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        parent.inner_depth = parent.inner_depth.max(depth);
+        match &mut parent.content {
+            Content::Sequence(items) => items.push(node),
+            Content::Mapping { entries, key, names, merges } => {
+                if let Some(key) = key.take() {
+                    if key.text == "<<" && !names.contains("<<") {
+                        merges.push((entries.len(), node));
+                    } else {
+                        entries.push((key, node));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts the entries of merged mappings where their `<<` stood; keys that are there already win.
+fn merge(
+    entries: Vec<(Key, Node)>,
+    mut names: HashSet<String>,
+    merges: Vec<(usize, Node)>,
+) -> Result<Vec<(Key, Node)>, Error> {
+    if merges.is_empty() {
+        return Ok(entries);
+    }
+    let mut merged = Vec::with_capacity(entries.len());
+    let mut entries = entries.into_iter();
+    let mut taken = 0;
+    for (at, node) in merges {
+        merged.extend(entries.by_ref().take(at - taken));
+        taken = at;
+        let sources = match node.kind {
+            Kind::Sequence(items) => items,
+            Kind::Null => Vec::new(),
+            _ => vec![node],
+        };
+        for source in sources {
+            let Kind::Mapping(additions) = source.kind else {
+                return Err(Error::new(source.place, "'<<' merges mappings only"));
+            };
+            merged.extend(additions.into_iter().filter(|(key, _)| names.insert(key.text.clone())));
+        }
+    }
+    merged.extend(entries);
+    Ok(merged)
+}
+
+/// A key for a message: at most 60 characters.
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= 60 {
+        return text.to_owned();
+    }
+    text.chars().take(59).chain(['…']).collect()
+}
