@@ -221,7 +221,6 @@ fn tree(node: &Node, problems: &mut Problems) -> Option<Tree> {
             Tree::Sequence(items.iter().filter_map(|item| tree(item, problems)).collect())
         }
         Kind::Mapping(entries) => Tree::Mapping(
-            node.place,
             entries.iter().filter_map(|(key, value)| Some((key.clone(), tree(value, problems)?))).collect(),
         ),
         _ => Tree::Scalar(template(node, problems)?),

@@ -1,7 +1,7 @@
 //! "Did you mean": the known word that is nearest to an unknown one.
 
 /// ` (did you mean 'x'?)` for the nearest candidate, or nothing if none is near.
-pub(super) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+pub(in crate::workflow) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
     let allowed = match word.chars().count() {
         0..=2 => return String::new(),
         3..=4 => 1,
