@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::diagnosis::{Cause, diagnose};
+use super::diagnosis::{Cause, Kind, diagnose, diagnose_helm};
 use super::evidence::Evidence;
 use super::helm::{Helm, Revision};
 use super::kubectl::Kubectl;
@@ -82,6 +82,13 @@ pub fn deploy(
 ) -> Result<Outcome, Error> {
     request.check()?;
     let kubectl = Kubectl::find(request)?;
+    say(&format!(
+        "release {} in namespace {}: helm {} installs or upgrades it from {}",
+        request.release,
+        request.namespace,
+        helm.version(),
+        request.chart
+    ));
     let began = Instant::now();
     let (send, news) = mpsc::channel();
     let lines = send.clone();
@@ -105,9 +112,21 @@ pub fn deploy(
     if cancelled {
         return Ok(Outcome::Cancelled { state: release_state(helm, request) });
     }
-    let evidence = Evidence::collect(&kubectl, request, helm_words);
-    let cause = diagnose(&evidence);
-    Ok(Outcome::Failed(Box::new(Failed { cause, evidence, state: release_state(helm, request), took })))
+    // Where helm got nowhere, the pods are those of an older revision and prove nothing.
+    let (cause, evidence) = match diagnose_helm(&helm_words) {
+        Some(cause) => (cause, Evidence { helm: helm_words, ..Evidence::default() }),
+        None => {
+            let evidence = Evidence::collect(&kubectl, request, helm_words);
+            (diagnose(&evidence), evidence)
+        }
+    };
+    // A cluster that does not answer would be waited for once more.
+    let state = if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials) {
+        format!("the state of release {} is not known", request.release)
+    } else {
+        release_state(helm, request)
+    };
+    Ok(Outcome::Failed(Box::new(Failed { cause, evidence, state, took })))
 }
 
 /// Passes on what helm and the watcher say until helm has ended: whether it succeeded, whether it was told to end, and

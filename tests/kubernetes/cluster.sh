@@ -82,6 +82,7 @@ Usage: $0 VERB
   up         start the cluster and wait until its node is ready
   down       stop it and leave nothing behind; the logs stay in $LOGS
   status     say what runs; exit code 1 if the cluster does not
+  run …      up, a command with SOWER_TEST_KUBECONFIG set to this cluster's kubeconfig, down
   kubectl …  kubectl with this cluster's kubeconfig
   helm [3]   fetch helm 4 and kubectl into $PARTS (helm 3: into $TARGET/parts/helm3/bin)
   packages   print the Debian packages that build, up and helm need
@@ -650,6 +651,13 @@ remove_control_groups() {
     done
 }
 
+run() {
+    (($# > 0)) || wrong "run: no command given"
+    up
+    trap down EXIT
+    SOWER_TEST_KUBECONFIG=$KUBECONFIG_FILE "$@"
+}
+
 status() {
     if built; then say "Kubernetes $KUBERNETES_VERSION is built"; else say "Kubernetes is not built"; fi
     if ! is_open; then
@@ -678,6 +686,7 @@ main() {
     up) up ;;
     down) down ;;
     status) status ;;
+    run) run "$@" ;;
     kubectl) kubectl "$@" ;;
     helm) fetch_helm "$@" ;;
     inside) inside ;; # not for people: what `up` starts in the namespace
