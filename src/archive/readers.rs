@@ -102,7 +102,7 @@ fn ghc(report: &Report, fault: &Fault) -> Verdict {
         (None, What::HeaderEnd { .. }) => (
             true,
             format!(
-                "`Data.Binary.Get.runGet at position {}: … Invalid archive header end marker`",
+                "`Data.Binary.Get.runGet at position {}: [BSD Archive] Invalid archive header end marker`",
                 fault.position + HEADER
             ),
         ),

@@ -30,9 +30,10 @@ Examples:
   sower deploy helm app ./chart -n web -f production.yaml --timeout 10m --context staging
   sower deploy helm app ./chart -n web --render-only
 
-The helm (3.12 or newer, or 4) and kubectl on PATH are used. The kubeconfig may also come as content in the
-environment variable SOWER_KUBECONFIG; without either, helm and kubectl look where they always do.
-What --set is given can be read by everybody on this host while helm runs: secrets belong into the cluster.
+The helm (3.12 or newer, or 4) and the kubectl on PATH are used. A kubeconfig may also come
+as content in the environment variable SOWER_KUBECONFIG; without either, helm and kubectl
+look where they always do. Everybody on this host can read what --set is given while helm
+runs: secrets belong into the cluster.
 
 Exit code: 0 deployed, 1 the deployment failed or was cancelled, 2 the question was wrong.";
 
@@ -133,9 +134,11 @@ fn render(args: &HelmArgs, request: &Request, helm: &Helm) -> Outcome {
             serde_json::json!({ "result": "rendered", "release": args.release, "objects": rendered.objects });
         println!("{objects}");
     } else {
-        let count = rendered.objects.len();
-        println!("rendered only, nothing was deployed: release {} would have {count} objects", args.release);
+        println!("rendered only, nothing was deployed: release {} would consist of", args.release);
         print!("{rendered}");
+    }
+    if let Some(path) = asked_for("GITHUB_STEP_SUMMARY") {
+        deploy::write_summary(&path, &rendered.markdown(request))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,13 +150,6 @@ fn upgrade(args: &HelmArgs, request: &Request, helm: &Helm) -> Outcome {
     }
     let json = args.json;
     let mut say = |line: &str| if json { eprintln!("{line}") } else { println!("{line}") };
-    say(&format!(
-        "release {} in namespace {}: helm {} installs or upgrades it from {}",
-        request.release,
-        request.namespace,
-        helm.version(),
-        request.chart
-    ));
     let outcome = deploy::deploy(request, helm, &interrupted, &mut say)?;
     record(request, &outcome)?;
     if json {
@@ -184,14 +180,18 @@ fn upgrade(args: &HelmArgs, request: &Request, helm: &Helm) -> Outcome {
 
 /// Writes the job's summary and the step's outputs, where a runner asks for them.
 fn record(request: &Request, outcome: &deploy::Outcome) -> Result<(), deploy::Error> {
-    let file = |name| env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    if let Some(path) = file("GITHUB_STEP_SUMMARY") {
+    if let Some(path) = asked_for("GITHUB_STEP_SUMMARY") {
         deploy::write_summary(&path, &outcome.markdown(request))?;
     }
-    if let (Some(path), deploy::Outcome::Deployed(deployed)) = (file("GITHUB_OUTPUT"), outcome) {
+    if let (Some(path), deploy::Outcome::Deployed(deployed)) = (asked_for("GITHUB_OUTPUT"), outcome) {
         deploy::write_outputs(&path, &[("revision", deployed.revision.to_string())])?;
     }
     Ok(())
+}
+
+/// The file that a runner names in an environment variable.
+fn asked_for(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 impl From<deploy::Error> for Failure {

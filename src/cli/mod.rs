@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each with its arguments and one call into a room.
 
 mod archive;
+mod check;
 mod daemon;
 mod deploy;
 mod eval;
@@ -37,6 +38,7 @@ enum Command {
     Daemon(daemon::Args),
     Exec(exec::Args),
     Eval(eval::Args),
+    Check(check::Args),
     Archive(archive::Args),
     Ghc(ghc::Args),
     Image(image::Args),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Eval(args) => eval::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Archive(args) => archive::run(&args),
         Command::Ghc(args) => ghc::run(&args),
         Command::Image(args) => image::run(&args),

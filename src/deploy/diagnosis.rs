@@ -22,6 +22,8 @@ pub struct Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// There is no kubeconfig, or not in it what is asked for.
+    Kubeconfig,
     /// The cluster does not answer.
     Unreachable,
     /// The cluster does not know who we are.
@@ -62,10 +64,6 @@ impl Cause {
 
 /// The most specific cause that the evidence supports.
 pub(super) fn diagnose(evidence: &Evidence) -> Cause {
-    // What keeps helm from starting at all: then the pods are those of an older revision and prove nothing.
-    if let Some(cause) = before_the_rollout(&evidence.helm) {
-        return cause;
-    }
     let of_pods = evidence.pods.iter().filter_map(of_pod).min_by_key(|cause| rank(cause.kind));
     of_pods.or_else(|| of_workloads(evidence)).unwrap_or_else(|| unknown(evidence))
 }
@@ -79,7 +77,8 @@ fn rank(kind: Kind) -> u8 {
     }
 }
 
-fn before_the_rollout(helm: &str) -> Option<Cause> {
+/// What kept helm from changing anything, told from its last words.
+pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
     let last = helm.lines().rev().find(|line| line.starts_with("Error:")).unwrap_or(helm).trim();
     let has = |text: &str| helm.contains(text);
     let cause = if has("another operation (install/upgrade/rollback) is in progress") {
@@ -89,17 +88,30 @@ fn before_the_rollout(helm: &str) -> Option<Cause> {
             "wait for the other one; if there is none, `helm history` shows the last deployed revision: \
              `helm rollback RELEASE REVISION` frees the release (`helm uninstall` after a first install)",
         )
-    } else if has("luster unreachable") || has("connect: connection refused") && !has("ErrImagePull") {
+    } else if has("http://localhost:8080/version") {
+        // Where helm and kubectl look when nobody tells them anything.
         Cause::new(
-            Kind::Unreachable,
-            format!("the cluster cannot be reached: {}", tail(last)),
-            "see that the kubeconfig names the right server, that it listens there and that this host may connect",
+            Kind::Kubeconfig,
+            "there is no kubeconfig: neither --kubeconfig, nor SOWER_KUBECONFIG, nor KUBECONFIG, nor ~/.kube/config",
+            "give one of them (k3s: /etc/rancher/k3s/k3s.yaml)",
+        )
+    } else if has("context \"") && has("\" does not exist") {
+        Cause::new(
+            Kind::Kubeconfig,
+            format!("the kubeconfig is of no use: {}", tail(last)),
+            "`kubectl config get-contexts` lists the contexts that it has",
         )
     } else if has("the server has asked for the client to provide credentials") || has("Unauthorized") {
         Cause::new(
             Kind::Credentials,
             "the cluster does not accept the credentials of the kubeconfig",
             "renew the token or certificate in the kubeconfig",
+        )
+    } else if has("luster unreachable") || has("connect: connection refused") && !has("ErrImagePull") {
+        Cause::new(
+            Kind::Unreachable,
+            format!("the cluster cannot be reached: {}", tail(last)),
+            "see that the kubeconfig names the right server, that it listens there and that this host may connect",
         )
     } else if has(" is forbidden: ") && !has("exceeded quota") {
         Cause::new(
@@ -299,4 +311,168 @@ fn tail(line: &str) -> &str {
 
 fn tail_from<'a>(line: &'a str, mark: &str) -> &'a str {
     line.split_once(mark).map_or(line, |(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(reason: &str, message: &str) -> ContainerEvidence {
+        ContainerEvidence {
+            name: "app".to_owned(),
+            image: "registry.test/app:7".to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            ..ContainerEvidence::default()
+        }
+    }
+
+    fn evidence(container: ContainerEvidence, events: &[&str]) -> Evidence {
+        let pod = PodEvidence {
+            name: "app-1".to_owned(),
+            containers: vec![container],
+            events: events.iter().map(|event| (*event).to_owned()).collect(),
+            ..PodEvidence::default()
+        };
+        Evidence {
+            helm: "Error: UPGRADE FAILED: context deadline exceeded".to_owned(),
+            pods: vec![pod],
+            ..Evidence::default()
+        }
+    }
+
+    /// What containerd, runc and the kubelet were seen to say.
+    #[test]
+    fn the_words_of_a_real_node_are_understood() {
+        let pull = "Back-off pulling image \"registry.test/app:7\": ErrImagePull: rpc error: code = NotFound desc = failed \
+                    to pull and unpack image \"registry.test/app:7\": failed to resolve reference \"registry.test/app:7\": ";
+        let cases = [
+            ("ImagePullBackOff", format!("{pull}registry.test/app:7: not found"), Kind::ImageMissing, "is not in the registry"),
+            (
+                "ImagePullBackOff",
+                format!("{pull}failed to do request: Head \"https://registry.test/v2/\": http: server gave HTTP response to HTTPS client"),
+                Kind::ImagePull,
+                "plain http",
+            ),
+            (
+                "ErrImagePull",
+                format!("{pull}pulling from host registry.test failed with status code [manifests 7]: 401 Unauthorized"),
+                Kind::ImagePull,
+                "does not let the node have",
+            ),
+            (
+                "ImagePullBackOff",
+                format!("{pull}failed to do request: Head \"https://x/v2/\": dial tcp: lookup x on 10.0.0.1:53: no such host"),
+                Kind::ImagePull,
+                "no such host",
+            ),
+            ("InvalidImageName", "couldn't parse image name".to_owned(), Kind::ImagePull, "registry.test/app:7"),
+            ("CreateContainerConfigError", "secret \"missing\" not found".to_owned(), Kind::Configuration, "secret \"missing\""),
+            (
+                "RunContainerError",
+                "failed to create containerd task: exec: \"/bin/nothere\": stat /bin/nothere: no such file or directory".to_owned(),
+                Kind::Start,
+                "/bin/nothere",
+            ),
+        ];
+        for (reason, message, kind, words) in cases {
+            let cause = diagnose(&evidence(container(reason, &message), &[]));
+            assert_eq!(cause.kind, kind, "{message}");
+            assert!(cause.sentence.contains(words), "{}", cause.sentence);
+        }
+    }
+
+    #[test]
+    fn a_bare_back_off_is_explained_by_its_event() {
+        let bare = container("ImagePullBackOff", "Back-off pulling image \"registry.test/app:7\"");
+        let event = "Failed: Failed to pull image \"registry.test/app:7\": rpc error: registry.test/app:7: not found (3 times)";
+        assert_eq!(diagnose(&evidence(bare, &[event])).kind, Kind::ImageMissing);
+    }
+
+    #[test]
+    fn a_crash_is_told_by_its_last_words() {
+        let mut crashed = container("CrashLoopBackOff", "back-off 10s restarting failed container");
+        crashed.exit_code = Some(3);
+        crashed.restarts = 2;
+        crashed.log = vec!["starting".to_owned(), "DATABASE_URL is not set".to_owned(), String::new()];
+        let cause = diagnose(&evidence(crashed, &["Unhealthy: Readiness probe failed: connection refused"]));
+        assert_eq!(cause.kind, Kind::Crash);
+        assert_eq!(
+            cause.sentence,
+            "container app of pod app-1 ended with exit code 3, 2 times started again; its last words: DATABASE_URL is not set"
+        );
+    }
+
+    #[test]
+    fn want_of_memory_is_told_with_the_limit() {
+        let mut killed = container("CrashLoopBackOff", "");
+        killed.exit_code = Some(137);
+        killed.out_of_memory = true;
+        killed.memory_limit = Some("64Mi".to_owned());
+        let cause = diagnose(&evidence(killed, &[]));
+        assert_eq!(cause.kind, Kind::OutOfMemory);
+        assert!(cause.sentence.contains("64Mi"), "{}", cause.sentence);
+    }
+
+    #[test]
+    fn a_probe_is_blamed_only_when_nothing_else_is() {
+        let event = "Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 404 (9 times)";
+        assert_eq!(diagnose(&evidence(container("", ""), &[event])).kind, Kind::Probe);
+        let mut both = evidence(container("", ""), &[event]);
+        both.pods[0].containers.push(container("CreateContainerConfigError", "secret \"missing\" not found"));
+        assert_eq!(diagnose(&both).kind, Kind::Configuration);
+    }
+
+    #[test]
+    fn what_helm_says_before_it_changes_anything() {
+        let cases = [
+            (
+                "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
+                Kind::Locked,
+            ),
+            (
+                "Error: Kubernetes cluster unreachable: Get \"https://127.0.0.1:6443/version\": dial tcp 127.0.0.1:6443: connect: connection refused",
+                Kind::Unreachable,
+            ),
+            (
+                "Error: kubernetes cluster unreachable: Get \"https://x/version\": tls: failed to verify certificate: x509: certificate has expired",
+                Kind::Unreachable,
+            ),
+            (
+                "Error: kubernetes cluster unreachable: the server has asked for the client to provide credentials",
+                Kind::Credentials,
+            ),
+            (
+                "Error: query: failed to query with labels: secrets is forbidden: User \"ci\" cannot list resource \"secrets\"",
+                Kind::Forbidden,
+            ),
+            ("Error: create: failed to create: namespaces \"web\" not found", Kind::Configuration),
+            (
+                "Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: \"r\"",
+                Kind::Chart,
+            ),
+            (
+                "Error: INSTALLATION FAILED: template: app/templates/x.yaml:3:5: executing \"app\" at <.Values.a.b>: nil pointer",
+                Kind::Chart,
+            ),
+            (
+                "Error: kubernetes cluster unreachable: Get \"http://localhost:8080/version\": connection refused",
+                Kind::Kubeconfig,
+            ),
+        ];
+        for (said, kind) in cases {
+            assert_eq!(diagnose_helm(said).map(|cause| cause.kind), Some(kind), "{said}");
+        }
+        assert_eq!(diagnose_helm("Error: UPGRADE FAILED: context deadline exceeded"), None);
+    }
+
+    #[test]
+    fn without_any_evidence_helm_is_quoted() {
+        let evidence = Evidence {
+            helm: "level=WARN\nError: UPGRADE FAILED: timed out".to_owned(),
+            ..Evidence::default()
+        };
+        let cause = diagnose(&evidence);
+        assert_eq!((cause.kind, cause.sentence.as_str()), (Kind::Unknown, "UPGRADE FAILED: timed out"));
+    }
 }

@@ -71,6 +71,9 @@ pub struct ContainerEvidence {
     pub readiness_probe: bool,
     /// The last lines of its log: of the run that ended, if one did.
     pub log: Vec<String>,
+    /// Why the log could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_error: Option<String>,
 }
 
 impl Evidence {
@@ -135,7 +138,10 @@ impl PodEvidence {
         for status in initial.chain(main) {
             let mut container = ContainerEvidence::of(status, object);
             if container.has_run(status) {
-                container.log = container_log(kubectl, &pod.name, status)?;
+                match container_log(kubectl, &pod.name, status) {
+                    Ok(log) => container.log = log,
+                    Err(error) => container.log_error = Some(error.to_string()),
+                }
             }
             containers.push(container);
         }
@@ -170,6 +176,7 @@ impl ContainerEvidence {
             restarts: status.restart_count,
             readiness_probe: declared.is_some_and(|container| container.readiness_probe.is_some()),
             log: Vec::new(),
+            log_error: None,
         }
     }
 
@@ -180,14 +187,12 @@ impl ContainerEvidence {
 
 /// The log of the run that ended last; of the one that runs if none ended.
 fn container_log(kubectl: &Kubectl, pod: &str, status: &ContainerStatus) -> Result<Vec<String>, Error> {
-    let ended_now = status.state.terminated.is_some();
-    if status.restart_count > 0 && !ended_now {
-        let log = kubectl.log(pod, &status.name, LOG_LINES, true)?;
-        if !log.is_empty() {
-            return Ok(log);
-        }
+    let previous = status.restart_count > 0 && status.state.terminated.is_none();
+    match kubectl.log(pod, &status.name, LOG_LINES, previous) {
+        // The run before may have been cleared away already.
+        Err(_) if previous => kubectl.log(pod, &status.name, LOG_LINES, false),
+        answer => answer,
     }
-    kubectl.log(pod, &status.name, LOG_LINES, false)
 }
 
 fn last_events(events: &[Event]) -> Vec<String> {

@@ -59,7 +59,7 @@ impl Kubectl {
         Ok(events)
     }
 
-    /// The last lines of a container's log; empty if there is none.
+    /// The last lines of a container's log: of the run before this one if `previous`.
     pub(super) fn log(
         &self,
         pod: &str,
@@ -73,10 +73,12 @@ impl Kubectl {
         if previous {
             command.arg("--previous");
         }
-        let Captured { success, stdout, .. } = process::capture(&mut command, process::text(LOG_LIMIT))?;
-        // Said by the kubelet as if it were the log, with exit code 0.
-        if !success || stdout.starts_with("unable to retrieve container logs") {
-            return Ok(Vec::new());
+        let Captured { success, stdout, stderr } = process::capture(&mut command, process::text(LOG_LIMIT))?;
+        // The kubelet says this as if it were the log, and kubectl exits with 0.
+        let no_log = stdout.starts_with("unable to retrieve container logs");
+        if !success || no_log {
+            let said = if no_log { &stdout } else { &stderr };
+            return Err(Error::Kubectl { what: "logs", message: last_line(said) });
         }
         Ok(stdout.lines().map(str::to_owned).collect())
     }
@@ -99,7 +101,11 @@ fn json<T: DeserializeOwned>(command: &mut Command, what: &'static str) -> Resul
     let read = |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT)));
     let Captured { success, stdout, stderr } = process::capture(command, read)?;
     if !success {
-        return Err(failed(stderr.lines().next_back().unwrap_or("it said nothing").to_owned()));
+        return Err(failed(last_line(&stderr)));
     }
     stdout.map_err(|error| failed(error.to_string()))
+}
+
+fn last_line(said: &str) -> String {
+    said.lines().next_back().unwrap_or("it said nothing").to_owned()
 }

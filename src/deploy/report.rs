@@ -77,13 +77,23 @@ impl Outcome {
             }
             Self::Cancelled { state } => rows.push(("State", cell(state))),
         }
-        let mut text = String::from("### Deployment\n\n| | |\n| --- | --- |\n");
-        for (name, value) in rows {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "| {name} | {value} |");
+        table(&rows)
+    }
+}
+
+impl Rendered {
+    /// A small table for the job's summary.
+    #[must_use]
+    pub fn markdown(&self, request: &Request) -> String {
+        let mut rows = vec![
+            ("Release", code(&request.release)),
+            ("Result", "rendered only, nothing was deployed".to_owned()),
+        ];
+        for object in &self.objects {
+            rows.push(("Object", format!("{} {}", cell(&object.kind), code(&object.name))));
+            rows.extend(object.images.iter().map(|image| ("Image", code(image))));
         }
-        text.push('\n');
-        text
+        table(&rows)
     }
 }
 
@@ -149,6 +159,9 @@ impl fmt::Display for ContainerEvidence {
             let why = if self.out_of_memory { " (OOMKilled)" } else { "" };
             writeln!(f, "    last exit code {exit_code}{why}, restarts {}", self.restarts)?;
         }
+        if let Some(why) = &self.log_error {
+            writeln!(f, "    its log cannot be read: {why}")?;
+        }
         if !self.log.is_empty() {
             writeln!(f, "    the last lines of its log:")?;
             for line in &self.log {
@@ -196,6 +209,16 @@ fn append(path: &Path, text: &str) -> Result<(), Error> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|source| Error::File { path: path.to_owned(), source })
+}
+
+fn table(rows: &[(&str, String)]) -> String {
+    let mut text = String::from("### Deployment\n\n| | |\n| --- | --- |\n");
+    for (name, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {name} | {value} |");
+    }
+    text.push('\n');
+    text
 }
 
 fn code(text: &str) -> String {

@@ -268,3 +268,115 @@ pub(super) fn ended(end: &Terminated) -> String {
         (reason, code) => format!("ended with exit code {code} ({reason})"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn deployment(revision: &str) -> Value {
+        json!({
+            "kind": "Deployment",
+            "metadata": {
+                "name": "app", "uid": "d1",
+                "annotations": {"meta.helm.sh/release-name": "web", "deployment.kubernetes.io/revision": revision},
+            },
+            "spec": {"replicas": 1, "template": {"spec": {"containers": []}}},
+            "status": {"readyReplicas": 1, "updatedReplicas": 1, "conditions": null},
+        })
+    }
+
+    fn replica_set(revision: &str) -> Value {
+        json!({
+            "kind": "ReplicaSet",
+            "metadata": {
+                "name": format!("app-{revision}"), "uid": format!("r{revision}"),
+                "annotations": {"deployment.kubernetes.io/revision": revision},
+                "ownerReferences": [{"uid": "d1"}],
+            },
+        })
+    }
+
+    fn pod(revision: &str, status: &Value) -> Value {
+        json!({
+            "kind": "Pod",
+            "metadata": {"name": format!("app-{revision}-x"), "ownerReferences": [{"uid": format!("r{revision}")}]},
+            "spec": {"containers": [{"name": "app", "image": format!("app:{revision}"), "env": [{"name": "K", "value": "v"}]}]},
+            "status": {"phase": "Running", "containerStatuses": [status]},
+        })
+    }
+
+    fn rollout(objects: &[Value]) -> Rollout {
+        let objects: Vec<Object> =
+            objects.iter().map(|object| serde_json::from_value(object.clone()).unwrap()).collect();
+        Rollout::of("web", &objects)
+    }
+
+    fn running() -> Value {
+        json!({"name": "app", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": "now"}}})
+    }
+
+    #[test]
+    fn only_pods_of_the_newest_revision_count() {
+        let mut other = deployment("2");
+        other["metadata"]["annotations"]["meta.helm.sh/release-name"] = json!("other");
+        let rollout = rollout(&[
+            deployment("2"),
+            other,
+            replica_set("1"),
+            replica_set("2"),
+            pod("1", &running()),
+            pod("2", &running()),
+        ]);
+        assert_eq!(rollout.workloads.len(), 1);
+        assert_eq!(rollout.pods().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["app-2-x"]);
+        assert_eq!(rollout.images(), ["app:2"]);
+        assert!(rollout.pods().all(|pod| pod.ready));
+    }
+
+    #[test]
+    fn each_change_is_one_line_and_the_first_look_none() {
+        let mut changes = Changes::default();
+        let before = rollout(&[deployment("1"), replica_set("1"), pod("1", &running())]);
+        assert_eq!(changes.since_last(&before), Vec::<String>::new());
+        assert_eq!(changes.since_last(&before), Vec::<String>::new());
+
+        let waiting = |reason: &str| {
+            let message = "Back-off pulling image \"app:2\": ErrImagePull: failed: app:2: not found";
+            json!({"name": "app", "state": {"waiting": {"reason": reason, "message": message}}})
+        };
+        let new = |status: &Value| rollout(&[deployment("2"), replica_set("2"), pod("2", status)]);
+        assert_eq!(
+            changes.since_last(&new(&waiting("ErrImagePull"))),
+            ["pod/app-2-x: cannot pull its image: app:2: not found"]
+        );
+        // The other name of the same state.
+        assert_eq!(changes.since_last(&new(&waiting("ImagePullBackOff"))), Vec::<String>::new());
+
+        let crashed = json!({
+            "name": "app", "restartCount": 2,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+        });
+        assert_eq!(
+            changes.since_last(&new(&crashed)),
+            [
+                "pod/app-2-x: waits to be started again after it was killed for want of memory (OOMKilled), 2 restarts"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pod_that_no_node_takes_says_why() {
+        let mut pending = pod("1", &running());
+        pending["status"] = json!({
+            "phase": "Pending",
+            "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                            "message": "0/1 nodes are available: 1 Insufficient cpu."}],
+        });
+        let rollout = rollout(&[deployment("1"), replica_set("1"), pending]);
+        let states: Vec<_> = rollout.pods().map(|pod| pod.state.as_str()).collect();
+        assert_eq!(states, ["no node for it: 0/1 nodes are available: 1 Insufficient cpu."]);
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::diagnosis::{Cause, diagnose};
+use super::diagnosis::{Cause, Kind, diagnose, diagnose_helm};
 use super::evidence::Evidence;
 use super::helm::{Helm, Revision};
 use super::kubectl::Kubectl;
@@ -14,8 +14,10 @@ use super::process::Running;
 use super::rollout::{Changes, Rollout};
 use super::{Error, Request};
 
-/// How long to wait between two looks at the pods. kubectl costs a tenth of a second of CPU time each.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait between two looks at the pods, at first. A kubectl costs a tenth of a second of CPU time.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long to wait between two looks at the pods of a rollout that takes its time.
+const LOOK_LATER: Duration = Duration::from_secs(3);
 /// How often a signal is looked for.
 const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 /// How many of helm's last lines are kept.
@@ -80,6 +82,13 @@ pub fn deploy(
 ) -> Result<Outcome, Error> {
     request.check()?;
     let kubectl = Kubectl::find(request)?;
+    say(&format!(
+        "release {} in namespace {}: helm {} installs or upgrades it from {}",
+        request.release,
+        request.namespace,
+        helm.version(),
+        request.chart
+    ));
     let began = Instant::now();
     let (send, news) = mpsc::channel();
     let lines = send.clone();
@@ -103,9 +112,21 @@ pub fn deploy(
     if cancelled {
         return Ok(Outcome::Cancelled { state: release_state(helm, request) });
     }
-    let evidence = Evidence::collect(&kubectl, request, helm_words);
-    let cause = diagnose(&evidence);
-    Ok(Outcome::Failed(Box::new(Failed { cause, evidence, state: release_state(helm, request), took })))
+    // Where helm got nowhere, the pods are those of an older revision and prove nothing.
+    let (cause, evidence) = match diagnose_helm(&helm_words) {
+        Some(cause) => (cause, Evidence { helm: helm_words, ..Evidence::default() }),
+        None => {
+            let evidence = Evidence::collect(&kubectl, request, helm_words);
+            (diagnose(&evidence), evidence)
+        }
+    };
+    // A cluster that does not answer would be waited for once more.
+    let state = if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials) {
+        format!("the state of release {} is not known", request.release)
+    } else {
+        release_state(helm, request)
+    };
+    Ok(Outcome::Failed(Box::new(Failed { cause, evidence, state, took })))
 }
 
 /// Passes on what helm and the watcher say until helm has ended: whether it succeeded, whether it was told to end, and
@@ -152,6 +173,7 @@ fn follow(
 fn watch(kubectl: Kubectl, release: String, news: Sender<News>) -> Sender<()> {
     let (stop, stopped) = mpsc::channel::<()>();
     thread::spawn(move || {
+        let began = Instant::now();
         loop {
             // An API server that does not answer is helm's to complain about.
             if let Ok(objects) = kubectl.workloads()
@@ -159,7 +181,8 @@ fn watch(kubectl: Kubectl, release: String, news: Sender<News>) -> Sender<()> {
             {
                 return;
             }
-            if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+            let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }

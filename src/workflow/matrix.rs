@@ -24,7 +24,7 @@ pub struct Matrix {
 pub(super) enum Tree {
     Scalar(Template),
     Sequence(Vec<Tree>),
-    Mapping(Place, Vec<(Key, Tree)>),
+    Mapping(Vec<(Key, Tree)>),
 }
 
 impl Tree {
@@ -34,7 +34,7 @@ impl Tree {
             Self::Sequence(items) => {
                 Value::from(items.iter().map(|item| item.value(scope)).collect::<Result<Vec<_>, _>>()?)
             }
-            Self::Mapping(_, entries) => {
+            Self::Mapping(entries) => {
                 let mut object = Object::new();
                 for (key, tree) in entries {
                     object.insert(key.text.as_str(), tree.value(scope)?);
@@ -51,7 +51,7 @@ impl Tree {
             match tree {
                 Self::Scalar(template) => found.push(template),
                 Self::Sequence(items) => open.extend(items),
-                Self::Mapping(_, entries) => open.extend(entries.iter().map(|(_, tree)| tree)),
+                Self::Mapping(entries) => open.extend(entries.iter().map(|(_, tree)| tree)),
             }
         }
         found

@@ -4,6 +4,7 @@
 //! [`Condition`]s; whoever runs the model evaluates them against a [`Scope`] of its own.
 
 pub mod action;
+pub mod check;
 pub mod diagnostic;
 pub mod expression;
 pub mod hash_files;
@@ -16,6 +17,7 @@ mod parse;
 mod testing;
 
 pub use action::{Action, Input, Runs, parse_action};
+pub use check::{check_action, check_workflow};
 pub use diagnostic::{Diagnostic, Severity, snippet};
 pub use expression::{Expression, ExpressionError, ExpressionErrorKind, Object, Scope, Status, Value};
 pub use hash_files::hash_files;

@@ -82,6 +82,7 @@ Usage: $0 VERB
   up         start the cluster and wait until its node is ready
   down       stop it and leave nothing behind; the logs stay in $LOGS
   status     say what runs; exit code 1 if the cluster does not
+  run …      up, a command with SOWER_TEST_KUBECONFIG set to this cluster's kubeconfig, down
   kubectl …  kubectl with this cluster's kubeconfig
   helm [3]   fetch helm 4 and kubectl into $PARTS (helm 3: into $TARGET/parts/helm3/bin)
   packages   print the Debian packages that build, up and helm need
@@ -133,11 +134,12 @@ check_go() {
         wrong "go $have is too old: Kubernetes is built with Go $MINIMUM_GO or newer (https://go.dev/dl)"
 }
 
+# -s -w: no symbols, a quarter less to write.
 # Without a version the API server calls itself v0.0.0-master+$Format:%H$, which kubectl cannot parse.
 linker_flags() {
     local package=k8s.io/component-base/version
     local major=${KUBERNETES_VERSION%%.*} rest=${KUBERNETES_VERSION#*.}
-    printf -- '-X %s.gitVersion=v%s -X %s.gitMajor=%s -X %s.gitMinor=%s' \
+    printf -- '-s -w -X %s.gitVersion=v%s -X %s.gitMajor=%s -X %s.gitMinor=%s' \
         "$package" "$KUBERNETES_VERSION" "$package" "$major" "$package" "${rest%%.*}"
 }
 
@@ -334,7 +336,7 @@ server = "http://127.0.0.1:$REGISTRY_PORT"
 [host."http://127.0.0.1:$REGISTRY_PORT"]
 capabilities = ["pull", "resolve"]
 END
-    # A bridge with a gateway address, so that the kubelet's probes reach the pods. No masquerading:
+    # A bridge with an address of the node, so that the kubelet's probes reach the pods. No masquerading:
     # pods talk to this machine and to each other, and no firewall rule is needed.
     cat >"$RUN/cni/10-sower.conflist" <<END
 { "cniVersion": "0.4.0", "name": "sower", "plugins": [
@@ -401,24 +403,24 @@ inside() {
     while true; do sleep infinity & wait $!; done
 }
 
-# run_program NAME: when the file $RUN/go/NAME is there, and notes when it ends, which it should not.
+# run_program NAME: when the file $RUN/begin/NAME is there, and notes when it ends, which it should not.
 run_program() {
     local name=$1
-    until [[ -e $RUN/go/$name ]]; do sleep 0.05; done
+    until [[ -e $RUN/begin/$name ]]; do sleep 0.05; done
     ("start_${name//-/_}") >"$LOGS/$name.log" 2>&1 </dev/null || true
     : >"$RUN/ended/$name"
 }
 
 # Starts the namespace: in a session of its own, so that Ctrl-C in a terminal leaves it to `down`.
 open_namespace() {
-    mkdir -p "$RUN/go"
+    mkdir -p "$RUN/begin"
     make_private_paths
     # --kill-child: whichever of the two processes is killed, the other goes as well.
     setsid unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
         "$SOURCE/cluster.sh" inside "$RUN" >"$LOGS/namespace.log" 2>&1 </dev/null &
 }
 
-go() { : >"$RUN/go/$1"; }
+begin() { : >"$RUN/begin/$1"; }
 
 # Mount points must be there on the outside. Which of them had to be made is remembered for `down`.
 make_private_paths() {
@@ -436,6 +438,14 @@ make_one_directory() {
     while [[ ! -d ${path%/*} ]]; do path=${path%/*}; done
     mkdir "$path"
     echo "$path" >>"$RUN/made"
+}
+
+# The bridge that the CNI plugin would make with the first pod. The node needs an address from the start,
+# it may not be a loopback one, and a machine may have no other.
+make_bridge() {
+    ip link add "$BRIDGE" type bridge
+    ip address add "$POD_NET.1/24" dev "$BRIDGE"
+    ip link set "$BRIDGE" up
 }
 
 # The processes of the namespace that say so on their command line: its first one, and who started it.
@@ -526,7 +536,7 @@ start_kube_scheduler() {
 
 start_kubelet() {
     exec "$BIN/kubelet" --config "$RUN/kubelet.yaml" --kubeconfig "$RUN/kubelet.kubeconfig" \
-        --hostname-override localhost --node-ip 127.0.0.1 --root-dir "$RUN/kubelet" --cert-dir "$RUN/pki/kubelet"
+        --hostname-override localhost --node-ip "$POD_NET.1" --root-dir "$RUN/kubelet" --cert-dir "$RUN/pki/kubelet"
 }
 
 # Each pod's sandbox needs an image: a busybox that sleeps, packed as `docker save` would.
@@ -575,21 +585,22 @@ up() {
     local began=$SECONDS
     mkdir -p "$RUN" "$LOGS"
     chmod 700 "$RUN"
+    make_bridge
     open_namespace
-    go etcd
+    begin etcd
     configure_containerd
-    go containerd
+    begin containerd
     make_certificates
     kubeconfig admin "$KUBECONFIG_FILE"
     kubeconfig kubelet "$RUN/kubelet.kubeconfig"
     configure_kubelet
-    go kube-apiserver
+    begin kube-apiserver
     wait_for 30 "answering containerd" containerd_ctl version
     import_pause_image
-    go kubelet
+    begin kubelet
     wait_for 90 "ready API server" kubectl get --raw /readyz
-    go kube-controller-manager
-    go kube-scheduler
+    begin kube-controller-manager
+    begin kube-scheduler
     wait_for 60 "ready node" node_ready
     say "Kubernetes $KUBERNETES_VERSION is up after $((SECONDS - began)) s: $KUBECONFIG_FILE"
 }
@@ -640,6 +651,13 @@ remove_control_groups() {
     done
 }
 
+run() {
+    (($# > 0)) || wrong "run: no command given"
+    up
+    trap down EXIT
+    SOWER_TEST_KUBECONFIG=$KUBECONFIG_FILE "$@"
+}
+
 status() {
     if built; then say "Kubernetes $KUBERNETES_VERSION is built"; else say "Kubernetes is not built"; fi
     if ! is_open; then
@@ -648,7 +666,7 @@ status() {
     fi
     local name all=0
     for name in "${PROGRAMS[@]}"; do
-        if [[ -e $RUN/go/$name && ! -e $RUN/ended/$name ]]; then
+        if [[ -e $RUN/begin/$name && ! -e $RUN/ended/$name ]]; then
             say "$name runs"
         else
             say "$name does not run: $LOGS/$name.log"
@@ -668,6 +686,7 @@ main() {
     up) up ;;
     down) down ;;
     status) status ;;
+    run) run "$@" ;;
     kubectl) kubectl "$@" ;;
     helm) fetch_helm "$@" ;;
     inside) inside ;; # not for people: what `up` starts in the namespace

@@ -9,6 +9,12 @@ use crate::yaml::{self, Kind, Node};
 const KEYS: &[&str] = &["name", "author", "description", "inputs", "outputs", "runs", "branding"];
 
 pub(in crate::workflow) fn action(text: &[u8], file: &str) -> Result<Action, Vec<Diagnostic>> {
+    let (action, problems) = read_action(text, file);
+    problems.finish(action).map(|(action, _)| action)
+}
+
+/// What can be made of a file, and everything that is wrong with it.
+pub(in crate::workflow) fn read_action(text: &[u8], file: &str) -> (Option<Action>, Problems) {
     let mut problems = Problems::new(file);
     let action = match yaml::parse(text) {
         Ok(root) => read(&root, &mut problems),
@@ -17,7 +23,7 @@ pub(in crate::workflow) fn action(text: &[u8], file: &str) -> Result<Action, Vec
             None
         }
     };
-    problems.finish(action).map(|(action, _)| action)
+    (action, problems)
 }
 
 fn read(root: &Node, problems: &mut Problems) -> Option<Action> {

@@ -68,10 +68,12 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
         }
     } else {
         if has_runs_on.is_none() {
-            problems.warning(key.place, "missing-key", format!("the job '{id}' has no 'runs-on'"));
+            let place = fields.misspelt("runs-on").unwrap_or(key.place);
+            problems.warning(place, "missing-key", format!("the job '{id}' has no 'runs-on'"));
         }
         if steps.is_none() {
-            problems.warning(key.place, "no-steps", format!("the job '{id}' has no steps"));
+            let place = fields.misspelt("steps").unwrap_or(key.place);
+            problems.warning(place, "no-steps", format!("the job '{id}' has no steps"));
         }
     }
     let job = Job {
@@ -221,7 +223,6 @@ fn tree(node: &Node, problems: &mut Problems) -> Option<Tree> {
             Tree::Sequence(items.iter().filter_map(|item| tree(item, problems)).collect())
         }
         Kind::Mapping(entries) => Tree::Mapping(
-            node.place,
             entries.iter().filter_map(|(key, value)| Some((key.clone(), tree(value, problems)?))).collect(),
         ),
         _ => Tree::Scalar(template(node, problems)?),

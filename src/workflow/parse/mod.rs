@@ -9,16 +9,17 @@ mod trigger;
 
 use indexmap::IndexMap;
 
-pub(super) use action::action;
+pub(super) use action::{action, read_action};
 use fields::Fields;
+pub(super) use suggest::did_you_mean;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{Spanned, Workflow};
 use super::template::EvaluationError;
 use crate::yaml::{self, Kind, Node, Place};
 
-/// The longest message of a diagnostic, in characters.
-const MAX_MESSAGE: usize = 600;
+/// The longest message of a diagnostic, in characters (600 with the rule's name).
+const MAX_MESSAGE: usize = 560;
 
 /// Rules whose findings are warnings here (a server's payload must be run) and errors for `sower check`.
 pub(super) const STRICT_RULES: &[&str] = &["unknown-key", "misplaced-key", "undefined-needs", "missing-key"];
@@ -31,6 +32,12 @@ pub fn parse_workflow(
     text: impl AsRef<[u8]>,
     file: &str,
 ) -> Result<(Workflow, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let (workflow, problems) = read_workflow(text.as_ref(), file);
+    problems.finish(workflow)
+}
+
+/// What can be made of a file, and everything that is wrong with it.
+pub(super) fn read_workflow(text: &[u8], file: &str) -> (Option<Workflow>, Problems) {
     let mut problems = Problems::new(file);
     let workflow = match yaml::parse(text) {
         Ok(root) => workflow(&root, &mut problems),
@@ -39,7 +46,7 @@ pub fn parse_workflow(
             None
         }
     };
-    problems.finish(workflow)
+    (workflow, problems)
 }
 
 /// What has been found wrong so far.
@@ -78,6 +85,11 @@ impl Problems {
         self.error(node.place, "type", format!("{what} must be {wanted}, not {}", node.kind_name()));
     }
 
+    /// Everything that was noted, in no order.
+    pub(super) fn into_found(self) -> Vec<Diagnostic> {
+        self.found
+    }
+
     /// The value and the warnings, or everything if there is an error.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Diagnostic>), Vec<Diagnostic>> {
         self.found.sort_by_key(|diagnostic| diagnostic.place);
@@ -108,7 +120,8 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let on = match on {
         Some((_, node)) => trigger::triggers(node, problems),
         None => {
-            problems.warning(root.place, "missing-key", "the workflow has no 'on': no event starts it");
+            let place = fields.misspelt("on").unwrap_or(root.place);
+            problems.warning(place, "missing-key", "the workflow has no 'on': no event starts it");
             super::model::Triggers::default()
         }
     };
@@ -118,7 +131,10 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let concurrency = fields.raw("concurrency", problems);
     let mut jobs = IndexMap::new();
     match fields.take("jobs") {
-        None => problems.error(root.place, "missing-key", "the workflow has no 'jobs'"),
+        None => {
+            let place = fields.misspelt("jobs").unwrap_or(root.place);
+            problems.error(place, "missing-key", "the workflow has no 'jobs'");
+        }
         Some((_, node)) => match &node.kind {
             Kind::Mapping(entries) if entries.is_empty() => {
                 problems.error(node.place, "missing-key", "'jobs' has no job in it");
@@ -145,7 +161,7 @@ fn check_needs(ids: &[&str], jobs: &IndexMap<String, super::model::Job>, problem
     for job in jobs.values() {
         for Spanned { place, value } in &job.needs {
             if !known.contains(value.as_str()) {
-                let hint = suggest::did_you_mean(value, ids.iter().copied());
+                let hint = did_you_mean(value, ids.iter().copied());
                 let message = format!("job '{}' needs '{value}', but there is no such job{hint}", job.id);
                 // A server sends one job without those it needs.
                 if ids.len() == 1 {

@@ -1,0 +1,71 @@
+# `make help` lists what there is to make.
+
+# The one release binary: static, so that it runs on whatever Linux the build host has.
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/$(TRIPLE)/release/sower
+DIST := sower-$(VERSION)-$(TRIPLE)
+# A node of Kubernetes, mounts and a Nix store are root's business.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
+HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-live test-cluster test-dist cluster lint fmt build dist bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a push runs the declared pipeline on real parts, shown on this terminal
+	@scripts/parts.sh demo
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-demo
+	@if $(HAS_GO); then tests/kubernetes/cluster.sh build; fi
+	@exec $(AS_ROOT) $(TARGET)/debug/sower-demo --sower $(RELEASE)
+
+test: ## all tests, after formatting and lints; installs the parts that are missing
+	@scripts/parts.sh test
+	@$(MAKE) --no-print-directory lint
+	cargo test --workspace --no-fail-fast
+
+test-live: ## the scenarios of the stand-in against a real Gitea: SOWER_TEST_GITEA=/path/to/gitea
+	@test -x "$(SOWER_TEST_GITEA)" || { echo 'make test-live: set SOWER_TEST_GITEA to a Gitea binary' >&2; exit 2; }
+	@scripts/parts.sh test
+	cargo test --workspace --no-fail-fast
+
+test-cluster: ## the deployment tests against a real Kubernetes (builds it the first time; needs Go 1.24)
+	@scripts/parts.sh test cluster
+	@tests/kubernetes/cluster.sh build
+	cargo test --features cluster-tests --no-fail-fast
+
+test-dist: dist ## the static binary in a chroot that holds nothing else
+	@scripts/parts.sh test
+	@cargo build --quiet --package sower-demo
+	@$(AS_ROOT) tests/dist.sh $(TARGET)/dist/$(DIST)/sower $(TARGET)/debug/sower-forge
+
+cluster: ## start the Kubernetes of the tests and leave it running (`tests/kubernetes/cluster.sh down` ends it)
+	@scripts/parts.sh cluster
+	@tests/kubernetes/cluster.sh build
+	@$(AS_ROOT) tests/kubernetes/cluster.sh up
+
+lint: ## formatting and lints, as the tests want them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	cargo fmt --all
+
+build: ## the release binary, static
+	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TRIPLE) --package sower
+
+dist: build ## a tarball with the static binary, runner-config and licences
+	@rm -rf $(TARGET)/dist/$(DIST) && mkdir -p $(TARGET)/dist/$(DIST)
+	@cp -r $(RELEASE) runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(TARGET)/dist/$(DIST)/
+	@tar -C $(TARGET)/dist --owner=0 --group=0 --sort=name -czf $(TARGET)/dist/$(DIST).tar.gz $(DIST)
+	@ls -l $(TARGET)/dist/$(DIST).tar.gz $(TARGET)/dist/$(DIST)/sower
+
+bench: ## the figures, beside those of act in the same run
+	@scripts/parts.sh bench
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-demo
+	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge

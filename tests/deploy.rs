@@ -1,0 +1,289 @@
+//! `sower deploy helm` without a cluster: real helm where it renders or cannot reach anything, a scripted helm where
+//! the question is what it is told and what becomes of secrets and signals. The real cluster is in
+//! `kubernetes_cluster.rs`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/charts/app");
+const SECRET_KUBECONFIG: &str =
+    "apiVersion: v1\nkind: Config\nclusters: []\nusers: [{name: u, user: {token: hunter3}}]\n";
+
+/// Where `scripts/parts.sh` unpacks helm and kubectl.
+fn parts() -> PathBuf {
+    let bin = Path::new(env!("CARGO_BIN_EXE_sower")).ancestors().nth(2).unwrap().join("parts/bin");
+    for program in ["helm", "kubectl"] {
+        assert!(
+            bin.join(program).is_file(),
+            "{program} is missing: `make test-parts` fetches it into {}",
+            bin.display()
+        );
+    }
+    bin
+}
+
+/// The program, with `bin` before the rest of PATH and no way to any cluster of this machine.
+fn sower(bin: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sower"));
+    command
+        .args(["deploy", "helm"])
+        .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+        .env("HOME", "/nonexistent")
+        .env_remove("COLUMNS")
+        .env_remove("KUBECONFIG")
+        .env_remove("SOWER_KUBECONFIG")
+        .env_remove("GITHUB_STEP_SUMMARY")
+        .env_remove("GITHUB_OUTPUT");
+    command
+}
+
+fn text(output: &Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stdout.clone()).unwrap(),
+        String::from_utf8(output.stderr.clone()).unwrap(),
+    )
+}
+
+fn script(path: &Path, body: &str) {
+    fs::write(path, format!("#!/bin/sh\n{body}")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A directory with a scripted helm and kubectl. The helm notes its arguments and environment in `calls`, and does
+/// `upgrade` as told.
+fn scripted(upgrade: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    script(
+        &dir.path().join("helm"),
+        &format!(
+            r#"
+case $1 in
+version) echo v3.12.1+gabcdef; exit ;;
+history) echo '[{{"revision":6,"updated":"x","status":"failed"}},{{"revision":5,"updated":"x","status":"deployed"}}]'; exit ;;
+esac
+echo "$@" >>{here}/calls
+env >>{here}/calls
+{upgrade}
+"#
+        ),
+    );
+    script(&dir.path().join("kubectl"), "echo '{\"kind\":\"List\",\"items\":[]}'\n");
+    dir
+}
+
+#[test]
+fn a_chart_is_rendered_without_a_cluster() {
+    let output = sower(&parts())
+        .args(["shop", CHART, "--namespace", "web", "--render-only", "--set", "image.tag=7f3"])
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(
+        stdout,
+        "rendered only, nothing was deployed: release shop would consist of\n  secret/shop-password\n  \
+         deployment/shop  image registry.invalid/app:7f3\n"
+    );
+    assert!(!stderr.contains("hunter2"));
+}
+
+#[test]
+fn rendering_answers_programs_and_the_summary_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let summary = dir.path().join("summary.md");
+    let output = sower(&parts())
+        .args(["shop", CHART, "-n", "web", "--render-only", "--json", "--set-string", "image.tag=007"])
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 0, "{stderr}");
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["result"], "rendered");
+    assert_eq!(json["objects"][1]["images"][0], "registry.invalid/app:007");
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(summary.contains("| Image | `registry.invalid/app:007` |"), "{summary}");
+    assert!(!format!("{stdout}{summary}").contains("hunter2"));
+}
+
+#[test]
+fn a_chart_that_does_not_render_is_explained_by_helm() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("templates")).unwrap();
+    fs::write(dir.path().join("Chart.yaml"), "apiVersion: v2\nname: bad\nversion: 1.0.0\n").unwrap();
+    fs::write(dir.path().join("templates/a.yaml"), "kind: {{ .Values.some.deep.value }}\n").unwrap();
+    let chart = dir.path().to_str().unwrap();
+    let output = sower(&parts()).args(["bad", chart, "-n", "web", "--render-only"]).output().unwrap();
+    let (code, _, stderr) = text(&output);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("helm template failed") && stderr.contains("a.yaml"), "{stderr}");
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_said_to_be_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = dir.path().join("kubeconfig");
+    // Nobody listens on port 1.
+    let content = "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n\
+                   clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: u, user: {}}]\n";
+    fs::write(&kubeconfig, content).unwrap();
+    let output = sower(&parts())
+        .args(["shop", CHART, "-n", "web", "--timeout", "20s", "--json", "--kubeconfig"])
+        .arg(&kubeconfig)
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 1);
+    assert!(
+        stderr.contains("the cluster cannot be reached") && stderr.contains("connection refused"),
+        "{stderr}"
+    );
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (json["result"].as_str(), json["cause"]["kind"].as_str()),
+        (Some("failed"), Some("unreachable"))
+    );
+}
+
+#[test]
+fn without_any_kubeconfig_that_is_what_is_missing() {
+    let output = sower(&parts()).args(["shop", CHART, "-n", "web", "--timeout", "20s"]).output().unwrap();
+    let (code, _, stderr) = text(&output);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("there is no kubeconfig"), "{stderr}");
+}
+
+#[test]
+fn wrong_questions_are_answered_with_2_and_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    let path = empty.path().display().to_string();
+    let mut command = sower(empty.path());
+    let output = command.env("PATH", &path).args(["shop", CHART, "-n", "web"]).output().unwrap();
+    let (code, _, stderr) = text(&output);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("helm is not on PATH: install helm 3.12 or newer"), "{stderr}");
+
+    script(&empty.path().join("helm"), "echo v3.11.0+g1\n");
+    let output = sower(empty.path()).args(["shop", CHART, "-n", "web"]).output().unwrap();
+    let (code, _, stderr) = text(&output);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("helm 3.11.0: helm 3.12 or newer"), "{stderr}");
+
+    let tools = scripted("exit 0");
+    let cases: [(&[&str], &str); 7] = [
+        (&["shop", "/nonexistent/chart", "-n", "web"], "no chart at /nonexistent/chart"),
+        (&["shop", "/tmp", "-n", "web"], "no Chart.yaml"),
+        (&["Shop", CHART, "-n", "web"], "cannot be the name of a release"),
+        (&["shop", CHART, "-n", "web", "-f", "/nonexistent.yaml"], "/nonexistent.yaml"),
+        (&["shop", CHART, "-n", "web", "--set", "novalue"], "KEY=VALUE"),
+        (&["shop", CHART, "-n", "web", "--timeout", "5"], "5m, 90s or 1h30m"),
+        (&["shop", CHART, "-n", "web", "--kubeconfig", "/nonexistent/kubeconfig"], "/nonexistent/kubeconfig"),
+    ];
+    for (arguments, words) in cases {
+        let (code, _, stderr) = text(&sower(tools.path()).args(arguments).output().unwrap());
+        assert_eq!(code, 2, "{arguments:?}: {stderr}");
+        assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+    }
+    assert!(!tools.path().join("calls").exists(), "helm was asked although the question was wrong");
+}
+
+#[test]
+fn helm_is_told_what_was_asked_for() {
+    let tools = scripted("exit 0");
+    let output = sower(tools.path())
+        .args(["shop", CHART, "-n", "web", "--create-namespace", "--timeout", "1m30s", "--context", "blue"])
+        .args(["--set", "a=1", "--set", "b=x y", "--set-string", "c=007", "-f"])
+        .arg(format!("{CHART}/values.yaml"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let calls = fs::read_to_string(tools.path().join("calls")).unwrap();
+    assert_eq!(
+        calls.lines().next().unwrap(),
+        format!(
+            "upgrade --install --wait --timeout 90s --create-namespace --kube-context blue --namespace web \
+             --values {CHART}/values.yaml --set a=1 --set b=x y --set-string c=007 -- shop {CHART}"
+        )
+    );
+}
+
+#[test]
+fn a_kubeconfig_from_a_secret_is_a_private_file_for_the_moment() {
+    let tools = scripted("stat -c '%a %n' \"$7\" >&2; exit 0");
+    let scratch = tempfile::tempdir().unwrap();
+    let output = sower(tools.path())
+        .args(["shop", CHART, "-n", "web"])
+        .env("SOWER_KUBECONFIG", SECRET_KUBECONFIG)
+        .env("TMPDIR", scratch.path())
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 0, "{stderr}");
+    let line = stdout.lines().find_map(|line| line.strip_prefix("helm: ")).unwrap();
+    assert!(line.starts_with(&format!("600 {}", scratch.path().display())), "{line}");
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0, "the file is still there");
+    let calls = fs::read_to_string(tools.path().join("calls")).unwrap();
+    assert!(!format!("{calls}{stdout}{stderr}").contains("hunter3"), "the secret was handed on");
+}
+
+#[test]
+fn what_helm_prints_of_the_release_is_not_shown() {
+    let tools = scripted("echo 'NOTES: the password is hunter2'; echo 'WARNING: old' >&2; exit 0");
+    let dir = tempfile::tempdir().unwrap();
+    let (outputs, summary) = (dir.path().join("outputs"), dir.path().join("summary"));
+    let output = sower(tools.path())
+        .args(["shop", CHART, "-n", "web"])
+        .env("GITHUB_OUTPUT", &outputs)
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 0);
+    assert!(!format!("{stdout}{stderr}").contains("hunter2"));
+    assert!(stdout.contains("helm: WARNING: old\n") && stdout.contains("revision 6 is ready"), "{stdout}");
+    assert_eq!(fs::read_to_string(outputs).unwrap(), "revision=6\n");
+    assert!(fs::read_to_string(summary).unwrap().contains("| Revision | 6 |"));
+}
+
+#[test]
+fn a_signal_is_handed_to_helm_and_waited_for() {
+    for signal in ["INT", "TERM"] {
+        let tools = scripted(
+            "trap 'sleep 0.3; echo \"Error: UPGRADE FAILED: context canceled\" >&2; exit 1' TERM\n\
+             echo waiting >&2; while :; do sleep 0.05; done",
+        );
+        let mut child = sower(tools.path())
+            .args(["shop", CHART, "-n", "web"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line == "helm: waiting"));
+        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        let rest: Vec<String> = lines.collect();
+        assert!(rest.iter().any(|line| line == "helm: Error: UPGRADE FAILED: context canceled"), "{rest:?}");
+        let output = child.wait_with_output().unwrap();
+        let (code, _, stderr) = text(&output);
+        assert_eq!(code, 1);
+        assert_eq!(
+            stderr,
+            "sower: the deployment was cancelled: release shop is at revision 6 (failed); the last good one is 5\n"
+        );
+    }
+}
+
+#[test]
+fn the_help_has_examples() {
+    let output = sower(Path::new("/nonexistent")).arg("--help").output().unwrap();
+    insta::assert_snapshot!(text(&output).1);
+}
