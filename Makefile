@@ -41,7 +41,7 @@ test-cluster: ## the deployment tests against a real Kubernetes (builds it the f
 test-dist: dist ## the static binary in a chroot that holds nothing else
 	@scripts/parts.sh test
 	@cargo build --quiet --package sower-demo
-	@$(AS_ROOT) tests/dist.sh $(TARGET)/dist/$(DIST)/sower
+	@$(AS_ROOT) tests/dist.sh $(TARGET)/dist/$(DIST)/sower $(TARGET)/debug/sower-forge
 
 cluster: ## start the Kubernetes of the tests and leave it running (`tests/kubernetes/cluster.sh down` ends it)
 	@scripts/parts.sh cluster
@@ -67,4 +67,5 @@ dist: build ## a tarball with the static binary, runner-config and licences
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench
 	@$(MAKE) --no-print-directory build
-	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act
+	@cargo build --quiet --package sower-demo
+	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::processes::{self, Interrupt};
@@ -97,7 +97,7 @@ impl Drop for Cluster {
             let _ = starting.wait();
         }
         let Ok(log) = processes::append(&self.log) else { return };
-        let Ok(mut child) = processes::start(self.command("down").stderr(log)) else { return };
+        let Ok(mut child) = processes::start(self.command("down").stdout(Stdio::null()).stderr(log)) else { return };
         // What it could not end, it has said in its log.
         let _ = child.wait();
     }

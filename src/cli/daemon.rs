@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Failure, Outcome};
 use crate::config::{self, Config, Level};
@@ -110,11 +113,13 @@ fn start_log(config: &config::Config) {
         Level::Warn => LevelFilter::WARN,
         Level::Error => LevelFilter::ERROR,
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let layer = tracing_subscriber::fmt::layer()
         .with_target(config.log.level <= Level::Debug)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // What libraries say is of use in the finest detail only.
+        .with_filter(Targets::new().with_default(libraries).with_target("sower", level));
     // Only a second call in one process could fail.
-    let _ = subscriber.try_init();
+    let _ = tracing_subscriber::registry().with(layer).try_init();
 }

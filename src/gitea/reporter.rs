@@ -30,8 +30,10 @@ const MIN_BATCH: usize = 64 * 1024;
 const MAX_OUTPUTS: usize = 512 * 1024;
 /// What a row costs beside its text: tags, lengths, time.
 const ROW_OVERHEAD: usize = 32;
-/// How often the journal is looked at while nothing happens.
-const POLL: Duration = Duration::from_millis(200);
+/// How often the journal is looked at right after something happened, so that a short job is over soon.
+const SHORTEST_POLL: Duration = Duration::from_millis(20);
+/// How often it is looked at while nothing happens.
+const LONGEST_POLL: Duration = Duration::from_millis(200);
 /// How often the process is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 /// The task's state is sent at least this often; Gitea gives a task up after ten minutes, and a cancel is told in
@@ -88,6 +90,8 @@ pub(super) struct Reporter {
     ephemeral: bool,
     stop: watch::Receiver<bool>,
 
+    /// How many steps Gitea knows.
+    steps: usize,
     reader: Option<Reader>,
     tracker: Tracker,
     /// An event that did not fit into the batch.
@@ -115,6 +119,7 @@ pub(super) struct Reporter {
     journal_complaint: bool,
     /// The state is not older than what Gitea has.
     caught_up: bool,
+    poll: Duration,
     finished: bool,
     lost: bool,
 }
@@ -132,6 +137,8 @@ impl Reporter {
         let task = process.dir().task();
         let now = Instant::now();
         let past = now.checked_sub(HEARTBEAT).unwrap_or(now);
+        let steps = process.dir().read_meta().steps.len();
+        let tracker = Tracker::new(steps);
         Self {
             client,
             process,
@@ -140,8 +147,8 @@ impl Reporter {
             pace: report_interval.mul_f64(0.7),
             ephemeral,
             stop,
+            steps,
             reader: None,
-            tracker: Tracker::default(),
             held: None,
             rows: Vec::new(),
             first: 0,
@@ -149,7 +156,8 @@ impl Reporter {
             limit: MAX_BATCH,
             acknowledged: fresh.then_some(0),
             sealed: false,
-            state: TaskState { id: task, ..TaskState::default() },
+            state: tracker.state(task),
+            tracker,
             changed: false,
             output_tries: 0,
             log: Tries::new(),
@@ -160,6 +168,7 @@ impl Reporter {
             gone: None,
             journal_complaint: false,
             caught_up: fresh,
+            poll: SHORTEST_POLL,
             finished: false,
             lost: false,
         }
@@ -201,7 +210,7 @@ impl Reporter {
     /// When there is something to do next.
     fn next_look(&self) -> Instant {
         let now = Instant::now();
-        let mut next = now + POLL;
+        let mut next = now + self.poll;
         if !self.rows.is_empty() || self.acknowledged.is_none() {
             let paced = if self.batch_is_full() { now } else { self.last_log + self.pace };
             next = next.min(paced.max(self.log.next));
@@ -221,12 +230,16 @@ impl Reporter {
     /// Reads what fits into the batch; true when the journal has no more to give for now.
     fn read(&mut self) -> bool {
         let Some(acknowledged) = self.acknowledged else { return true };
+        let position = self.reader.as_ref().map(Reader::position);
         let drained = self.read_events(acknowledged);
-        if drained || self.tracker.rows() >= acknowledged {
-            self.caught_up = true;
-            if self.rows.is_empty() {
-                self.take_state();
-            }
+        let moved = position != self.reader.as_ref().map(Reader::position);
+        self.poll = if moved { SHORTEST_POLL } else { (self.poll * 2).min(LONGEST_POLL) };
+        // Outputs come last, so whoever has too many of them to read on has read the rest.
+        let all_there = drained
+            || self.tracker.output_bytes() >= MAX_OUTPUTS
+            || self.caught_up && self.tracker.rows() >= acknowledged;
+        if self.rows.is_empty() && all_there {
+            self.take_state();
         }
         drained
     }
@@ -252,6 +265,11 @@ impl Reporter {
             {
                 self.held = Some(event);
                 return false;
+            }
+            let new_row = matches!(event, Event::Row { .. }) && self.tracker.rows() >= acknowledged;
+            if new_row && !self.caught_up {
+                // Everything up to the last row that Gitea has is read: so far goes what it knows.
+                self.take_state();
             }
             if let Some(row) = self.tracker.take(event)
                 && row.index >= acknowledged
@@ -301,7 +319,7 @@ impl Reporter {
     /// Reads the journal from its beginning again, for a server that has this many rows.
     fn rewind(&mut self, acknowledged: u64) {
         self.reader = None;
-        self.tracker = Tracker::default();
+        self.tracker = Tracker::new(self.steps);
         self.held = None;
         self.rows = Vec::new();
         self.bytes = 0;
@@ -453,8 +471,11 @@ impl Reporter {
                 }
                 self.sealed = true;
                 self.rows = Vec::new();
-                self.acknowledged.get_or_insert(0);
-                self.take_state();
+                if self.acknowledged.is_some() {
+                    self.take_state();
+                }
+                // Nothing is sent any more, so the journal is read to its end before the state is taken.
+                self.acknowledged = Some(u64::MAX);
             }
             Meaning::TooLarge if self.limit > MIN_BATCH => {
                 self.limit /= 2;
@@ -467,7 +488,8 @@ impl Reporter {
     /// Makes the present state the one to report. Only when Gitea has every row that was read.
     fn take_state(&mut self) {
         let state = self.tracker.state(self.task);
-        if state != self.state && !state.steps.is_empty() {
+        self.caught_up = true;
+        if state != self.state {
             self.state = state;
             self.changed = true;
         }
@@ -632,10 +654,8 @@ pub(super) async fn refuse(
     reason: String,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut tracker = Tracker::default();
+    let mut tracker = Tracker::new(steps);
     let time = Timestamp::now();
-    let info = crate::events::StepInfo { id: String::new(), name: String::new() };
-    tracker.take(Event::JobStarted { time, version: String::new(), steps: vec![info; steps] });
     let row = tracker.row(time, format!("##[error]{reason}"));
     tracker.take(Event::JobEnded { time, conclusion: crate::events::Conclusion::Failure });
     let log = UpdateLogRequest { task_id: task, index: 0, rows: vec![row.row], no_more: true };

@@ -55,10 +55,9 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     let repository = text(&github, "repository");
     let job = text(&github, "job");
     let head = vec![
-        format!("sower {}, runner {} on {}", crate::VERSION, around.runner.name, around.host),
+        format!("Runner {} on {}, task {} of {address}", around.runner.name, around.host, task.id),
         format!(
-            "task {} of {address}: job {job} of {repository}, {} of {} at {}",
-            task.id,
+            "Job {job} of {repository}, {} of {} at {}",
             text(&github, "event_name"),
             text(&github, "ref"),
             text(&github, "sha"),
@@ -269,8 +268,8 @@ mod tests {
             let said: Vec<&str> = meta.steps.iter().map(|step| step.id.as_str()).collect();
             assert_eq!(said, ["0", "short", "2", "3", "4", "5"]);
             assert!(!serde_json::to_string(&meta).unwrap().contains(token), "no secret is in meta.json");
-            assert!(spec.head[0].contains("haskelseed on box"), "{:?}", spec.head);
-            assert!(spec.head[1].starts_with("task 1 of http://gitea.internal:3000/git: job build of sower/probe, push of refs/heads/main at "), "{:?}", spec.head);
+            assert_eq!(spec.head[0], "Runner haskelseed on box, task 1 of http://gitea.internal:3000/git");
+            assert!(spec.head[1].starts_with("Job build of sower/probe, push of refs/heads/main at "));
         }
     }
 

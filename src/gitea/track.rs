@@ -44,12 +44,19 @@ pub(super) struct Row {
 }
 
 impl Tracker {
+    /// For a job that Gitea knows this many steps of.
+    pub(super) fn new(steps: usize) -> Self {
+        Self { steps: vec![Step::default(); steps], ..Self::default() }
+    }
+
     /// Takes the next event; gives the row that it adds to the log.
     pub(super) fn take(&mut self, event: Event) -> Option<Row> {
         match event {
             Event::JobStarted { time, steps, .. } => {
                 self.started = Some(time);
-                self.steps = vec![Step::default(); steps.len()];
+                // A payload that cannot be run has no steps, and Gitea may have made some of it all the same.
+                let known = self.steps.len().max(steps.len());
+                self.steps = vec![Step::default(); known];
                 None
             }
             Event::StepStarted { time, step } => {

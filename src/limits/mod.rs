@@ -1,1 +1,28 @@
 //! Memory: the heap ceiling of GHC and the proof that it is in force.
+//!
+//! GHC takes a ceiling for its heap (`-M`) from the environment variable GHCRTS and from `+RTS … -RTS` on its
+//! command line. The variable is inherited by everything that runs in the job, and an ordinary Haskell program
+//! exits with 1 when it meets it. So the ceiling is put on GHC's own command line, by small launchers that
+//! stand in front of it, and read back from the running processes.
+//!
+//! | Module | Holds |
+//! | --- | --- |
+//! | [`size`] | sizes as GHC's run-time system reads them |
+//! | [`ceiling`] | a ceiling, and the one that is in force in a process |
+//! | [`programs`] | which programs are GHC |
+//! | [`launcher`] | launchers, and directories of them |
+//! | [`cover`] | launchers in front of GHC inside the Nix store, in a private mount namespace |
+//! | [`process`] | what `/proc` tells of a process |
+//! | [`watch`] | a thread that finds the GHC processes of a command and keeps the proof |
+//! | [`run`] | a command under a ceiling, from start to exit code |
+//! | [`derivations`] | which derivations run GHC, and which of them carry a ceiling |
+
+pub mod ceiling;
+pub mod cover;
+pub mod derivations;
+pub mod launcher;
+pub mod process;
+pub mod programs;
+pub mod run;
+pub mod size;
+pub mod watch;

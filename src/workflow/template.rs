@@ -31,36 +31,38 @@ pub(super) struct Placed {
     pub(super) place: Place,
     pub(super) expression: Expression,
     text: Arc<str>,
+    /// How far lines after the first are indented in the file.
+    indent: usize,
 }
 
 impl Placed {
-    fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
+    fn parse(text: &str, place: Place, indent: usize) -> Result<Self, EvaluationError> {
         match Expression::parse(text) {
-            Ok(expression) => Ok(Self { place, expression, text: text.into() }),
-            Err(error) => Err(located(&error, text, place)),
+            Ok(expression) => Ok(Self { place, expression, text: text.into(), indent }),
+            Err(error) => Err(located(&error, text, place, indent)),
         }
     }
 
     fn evaluate(&self, scope: &dyn Scope) -> Result<Value, EvaluationError> {
-        self.expression.evaluate(scope).map_err(|error| located(&error, &self.text, self.place))
+        self.expression.evaluate(scope).map_err(|error| located(&error, &self.text, self.place, self.indent))
     }
 
     /// The place in the file of a position in the expression (in characters from 1).
     pub(super) fn at(&self, position: usize) -> Place {
-        advance(self.place, &self.text, position)
+        advance(self.place, &self.text, position, self.indent)
     }
 }
 
-fn located(error: &ExpressionError, text: &str, place: Place) -> EvaluationError {
-    let place = error.position.map_or(place, |position| advance(place, text, position));
+fn located(error: &ExpressionError, text: &str, place: Place, indent: usize) -> EvaluationError {
+    let place = error.position.map_or(place, |position| advance(place, text, position, indent));
     EvaluationError::new(place, &error.message)
 }
 
 /// The place of the character at `position` (from 1) of a text that begins at `place`.
-fn advance(place: Place, text: &str, position: usize) -> Place {
+fn advance(place: Place, text: &str, position: usize, indent: usize) -> Place {
     text.chars().take(position.saturating_sub(1)).fold(place, |place, character| {
         if character == '\n' {
-            Place::new(place.line + 1, 1)
+            Place::new(place.line + 1, indent + 1)
         } else {
             Place::new(place.line, place.column + 1)
         }
@@ -77,7 +79,7 @@ pub struct Template {
 
 #[derive(Debug)]
 struct Inner {
-    source: String,
+    source: Arc<str>,
     /// The value of a literal.
     value: Value,
     /// Empty for a literal.
@@ -96,7 +98,7 @@ impl Template {
     /// # Errors
     /// An expression that cannot be read, or is not closed, with its place.
     pub fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
-        Self::read(text, place, |offset| advance(place, text, text[..offset].chars().count() + 1))
+        Self::read(text, place, 0, |offset| advance(place, text, text[..offset].chars().count() + 1, 0))
     }
 
     /// Reads a scalar of a YAML document; its numbers and booleans keep their type.
@@ -105,12 +107,13 @@ impl Template {
     /// As [`Template::parse`], and a node that is no scalar.
     pub fn from_node(node: &Node) -> Result<Self, EvaluationError> {
         let (value, source) = match &node.kind {
-            Kind::Null => (Value::Null, String::new()),
-            Kind::Bool(value) => (Value::Bool(*value), value.to_string()),
-            Kind::Number { value, text } => (Value::Number(*value), text.clone()),
+            Kind::Null => (Value::Null, "".into()),
+            Kind::Bool(value) => (Value::Bool(*value), value.to_string().into()),
+            Kind::Number { value, text } => (Value::Number(*value), text.as_str().into()),
             Kind::String(text) => {
                 let mut places = node.expressions.iter().flatten().copied();
-                return Self::read(text, node.place, |_| places.next().unwrap_or(node.place));
+                let indent = if let Style::Block { indent } = node.style { indent } else { 0 };
+                return Self::read(text, node.place, indent, |_| places.next().unwrap_or(node.place));
             }
             Kind::Sequence(_) | Kind::Mapping(_) => {
                 let message = format!("this must be text, a number or a boolean, not {}", node.kind_name());
@@ -124,6 +127,7 @@ impl Template {
     fn read(
         text: &str,
         place: Place,
+        indent: usize,
         mut locate: impl FnMut(usize) -> Place,
     ) -> Result<Self, EvaluationError> {
         let mut parts = Vec::new();
@@ -142,7 +146,7 @@ impl Template {
                 parts.push(Part::Text(text[at..open].to_owned()));
             }
             let place = Place::new(opening.line, opening.column + OPEN.len());
-            let placed = Placed::parse(&text[inside..inside + length], place)?;
+            let placed = Placed::parse(&text[inside..inside + length], place, indent)?;
             parts.push(Part::Expression(placed));
             // A `${{` within the expression's strings has a place of its own.
             for (inner, _) in text[inside..inside + length].match_indices(OPEN) {
@@ -153,14 +157,15 @@ impl Template {
         if !parts.is_empty() && at < text.len() {
             parts.push(Part::Text(text[at..].to_owned()));
         }
-        let value = if parts.is_empty() { Value::from(text) } else { Value::Null };
-        Ok(Self { place, inner: Arc::new(Inner { source: text.to_owned(), value, parts }) })
+        let source: Arc<str> = text.into();
+        let value = if parts.is_empty() { Value::String(source.clone()) } else { Value::Null };
+        Ok(Self { place, inner: Arc::new(Inner { source, value, parts }) })
     }
 
     /// A value without expressions in it (a `${{` in the text is text).
     pub fn literal(value: impl Into<Value>, place: Place) -> Self {
         let value = value.into();
-        Self { place, inner: Arc::new(Inner { source: value.to_text(), value, parts: Vec::new() }) }
+        Self { place, inner: Arc::new(Inner { source: value.text().into(), value, parts: Vec::new() }) }
     }
 
     /// The text as written.
@@ -200,7 +205,7 @@ impl Template {
     /// An expression that cannot be computed, with its place; a text that would take too much memory.
     pub fn render(&self, scope: &dyn Scope) -> Result<String, EvaluationError> {
         if self.is_literal() {
-            return Ok(self.inner.source.clone());
+            return Ok(self.inner.source.to_string());
         }
         let mut out = String::new();
         for part in &self.inner.parts {
@@ -272,7 +277,7 @@ impl Condition {
     /// # Errors
     /// An expression that cannot be read, with its place.
     pub fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
-        Self::read(text, place, place, || Template::parse(text, place))
+        Self::read(text, place, (place, 0), || Template::parse(text, place))
     }
 
     /// Reads the scalar of an `if`; nothing means `success()`.
@@ -286,9 +291,9 @@ impl Condition {
         };
         let Place { line, column } = node.place;
         let inside = match node.style {
-            Style::Plain => node.place,
-            Style::Quoted => Place::new(line, column + 1),
-            Style::Block => Place::new(line + 1, 1),
+            Style::Plain => (node.place, 0),
+            Style::Quoted => (Place::new(line, column + 1), 0),
+            Style::Block { indent } => (Place::new(line + 1, indent + 1), indent),
         };
         Self::read(&text, node.place, inside, || Template::from_node(node))
     }
@@ -296,7 +301,7 @@ impl Condition {
     fn read(
         text: &str,
         place: Place,
-        inside: Place,
+        (inside, indent): (Place, usize),
         template: impl FnOnce() -> Result<Template, EvaluationError>,
     ) -> Result<Self, EvaluationError> {
         let source = text.trim().to_owned();
@@ -309,7 +314,7 @@ impl Condition {
                 _ => Test::Text(template),
             }
         } else {
-            Test::Expression(Placed::parse(text, inside)?)
+            Test::Expression(Placed::parse(text, inside, indent)?)
         };
         let needs_success = match &test {
             Test::True => true,

@@ -59,7 +59,10 @@ pub enum Style {
     /// In single or double quotes.
     Quoted,
     /// A block scalar (`|` or `>`).
-    Block,
+    Block {
+        /// How far its text is indented, in characters.
+        indent: usize,
+    },
 }
 
 /// What a node is.

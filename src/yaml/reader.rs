@@ -11,10 +11,14 @@ use super::{Error, Key, Kind, Node, Place, Style, scalar};
 pub const MAX_INPUT_BYTES: usize = 16 << 20;
 /// How deep collections may be nested.
 pub const MAX_DEPTH: usize = 200;
-/// How many nodes and keys a document may have after its aliases are expanded.
+/// How many values a document may have after its aliases are expanded.
 pub const MAX_NODES: usize = 1_000_000;
-/// How many bytes of text a document may have after its aliases are expanded.
-pub const MAX_EXPANDED_BYTES: usize = 32 << 20;
+/// How many bytes of text (and keys) a document may have after its aliases are expanded.
+pub const MAX_EXPANDED_BYTES: usize = 48 << 20;
+/// How many commas a document may have: the scanner holds a whole `[…]` or `{…}` in memory.
+const MAX_COMMAS: usize = 300_000;
+/// What a key takes besides its text.
+const KEY_BYTES: usize = 40;
 
 /// Reads one document. A byte order mark is skipped; nothing at all is null.
 ///
@@ -22,6 +26,10 @@ pub const MAX_EXPANDED_BYTES: usize = 32 << 20;
 /// The first thing that keeps the text from being one YAML document within the limits, with its place.
 pub fn parse(text: impl AsRef<[u8]>) -> Result<Node, Error> {
     let text = check(text.as_ref(), MAX_INPUT_BYTES)?;
+    if text.bytes().filter(|byte| *byte == b',').nth(MAX_COMMAS).is_some() {
+        let message = format!("the document has more than {MAX_COMMAS} commas; it is too large to be read");
+        return Err(Error::new(Place::START, message));
+    }
     let mut parser = Parser::new_from_str(text);
     let mut reader = Reader {
         cursor: Cursor::new(text),
@@ -64,6 +72,9 @@ fn explain(error: &ScanError, text: &str) -> Error {
                 "a tab is used as indentation; YAML allows spaces only",
             );
         }
+    }
+    if error.info().contains("recursion limit") {
+        return Error::new(at, format!("collections are nested deeper than {MAX_DEPTH}"));
     }
     Error::new(at, error.info())
 }
@@ -117,8 +128,8 @@ impl Reader<'_> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let before = self.size;
-                self.grow(Size { nodes: 1, bytes: text.len() }, place)?;
                 if self.wants_key() {
+                    self.grow(Size { nodes: 0, bytes: text.len() + KEY_BYTES }, place)?;
                     self.key(&text, style, place)?;
                     if anchor != 0 {
                         let node = self.scalar(&text, style, tag.as_deref(), span);
@@ -126,6 +137,7 @@ impl Reader<'_> {
                     }
                     return Ok(());
                 }
+                self.grow(Size { nodes: 1, bytes: text.len() }, place)?;
                 let node = self.scalar(&text, style, tag.as_deref(), span);
                 self.complete(node, anchor, before, 0)
             }
@@ -181,6 +193,8 @@ impl Reader<'_> {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
+        let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+        let indent = if block { self.cursor.indent_after(span.start.index()) } else { 0 };
         let expressions =
             text.contains("${{").then(|| self.cursor.places("${{", span.start.index(), span.end.index()));
         let tagged = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
@@ -192,7 +206,7 @@ impl Reader<'_> {
         let style = match style {
             ScalarStyle::Plain => Style::Plain,
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
-            ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
+            ScalarStyle::Literal | ScalarStyle::Folded => Style::Block { indent },
         };
         Node { place: place(span), style, expressions, kind }
     }
@@ -215,8 +229,15 @@ impl Reader<'_> {
             return Ok(());
         };
         let kind = match content {
-            Content::Sequence(items) => Kind::Sequence(items),
-            Content::Mapping { entries, names, merges, .. } => Kind::Mapping(merge(entries, names, merges)?),
+            Content::Sequence(mut items) => {
+                items.shrink_to_fit();
+                Kind::Sequence(items)
+            }
+            Content::Mapping { entries, names, merges, .. } => {
+                let mut entries = merge(entries, names, merges)?;
+                entries.shrink_to_fit();
+                Kind::Mapping(entries)
+            }
         };
         let node = Node { place, style: Style::Plain, expressions: None, kind };
         self.complete(node, anchor, before, inner_depth + 1)

@@ -64,6 +64,13 @@ impl<'a> Cursor<'a> {
         found.into()
     }
 
+    /// How far the first line with text after a position is indented, in characters.
+    pub(super) fn indent_after(&mut self, start: usize) -> usize {
+        self.forward(start);
+        let line = self.text[self.byte..].lines().skip(1).find(|line| !line.trim().is_empty());
+        line.map_or(0, |line| line.len() - line.trim_start_matches(' ').len())
+    }
+
     fn forward(&mut self, character: usize) {
         while self.character < character {
             let rest = &self.text[self.byte..];

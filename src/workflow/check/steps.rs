@@ -60,14 +60,19 @@ fn check_action(action: &Template, problems: &mut Problems) {
         return;
     }
     let text = action.source();
-    if text.starts_with("./") || text.starts_with("../") || text.starts_with("docker://") {
+    // `$/` is the repository that holds the file.
+    if text.starts_with("./")
+        || text.starts_with("../")
+        || text.starts_with("$/")
+        || text.starts_with("docker://")
+    {
         return;
     }
     remote(text, action.place, "owner/repository@version, a URL, ./path or docker://image", 2, problems);
 }
 
 pub(super) fn check_called_workflow(uses: &Spanned<String>, problems: &mut Problems) {
-    if !uses.value.starts_with("./") {
+    if !uses.value.starts_with("./") && !uses.value.starts_with("$/") {
         remote(
             &uses.value,
             uses.place,

@@ -4,7 +4,7 @@ use super::suggest::did_you_mean;
 use super::{Problems, is_id};
 use crate::workflow::model::{Defaults, Env};
 use crate::workflow::template::{Condition, Template};
-use crate::yaml::{Key, Kind, Node};
+use crate::yaml::{Key, Kind, Node, Place};
 
 pub(super) struct Fields<'a> {
     entries: &'a [(Key, Node)],
@@ -28,6 +28,16 @@ impl<'a> Fields<'a> {
         self.taken[at] = true;
         let (key, node) = &self.entries[at];
         Some((key, node))
+    }
+
+    /// Where a key stands that was probably meant to be `name`.
+    pub(super) fn misspelt(&self, name: &str) -> Option<Place> {
+        let wanted = format!("'{name}'");
+        let unknown = self.entries.iter().filter(|(key, _)| !self.known.contains(&key.text.as_str()));
+        unknown
+            .map(|(key, _)| key)
+            .find(|key| did_you_mean(&key.text, self.known.iter().copied()).contains(&wanted))
+            .map(|key| key.place)
     }
 
     /// Notes every key that nobody took.

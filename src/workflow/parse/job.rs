@@ -68,10 +68,12 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
         }
     } else {
         if has_runs_on.is_none() {
-            problems.warning(key.place, "missing-key", format!("the job '{id}' has no 'runs-on'"));
+            let place = fields.misspelt("runs-on").unwrap_or(key.place);
+            problems.warning(place, "missing-key", format!("the job '{id}' has no 'runs-on'"));
         }
         if steps.is_none() {
-            problems.warning(key.place, "no-steps", format!("the job '{id}' has no steps"));
+            let place = fields.misspelt("steps").unwrap_or(key.place);
+            problems.warning(place, "no-steps", format!("the job '{id}' has no steps"));
         }
     }
     let job = Job {

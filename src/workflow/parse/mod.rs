@@ -120,7 +120,8 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let on = match on {
         Some((_, node)) => trigger::triggers(node, problems),
         None => {
-            problems.warning(root.place, "missing-key", "the workflow has no 'on': no event starts it");
+            let place = fields.misspelt("on").unwrap_or(root.place);
+            problems.warning(place, "missing-key", "the workflow has no 'on': no event starts it");
             super::model::Triggers::default()
         }
     };
@@ -130,7 +131,10 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let concurrency = fields.raw("concurrency", problems);
     let mut jobs = IndexMap::new();
     match fields.take("jobs") {
-        None => problems.error(root.place, "missing-key", "the workflow has no 'jobs'"),
+        None => {
+            let place = fields.misspelt("jobs").unwrap_or(root.place);
+            problems.error(place, "missing-key", "the workflow has no 'jobs'");
+        }
         Some((_, node)) => match &node.kind {
             Kind::Mapping(entries) if entries.is_empty() => {
                 problems.error(node.place, "missing-key", "'jobs' has no job in it");

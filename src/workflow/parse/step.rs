@@ -96,7 +96,11 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
         }
     };
     match (run, uses) {
-        (Some((run, _)), Some((uses, _))) => {
+        (Some((run, script)), Some((uses, action))) => {
+            // What is wrong in them is wrong all the same.
+            super::fields::template(script, problems);
+            super::fields::template(action, problems);
+            fields.pairs("with", problems);
             problems.error(
                 run.place.max(uses.place),
                 "run-and-uses",
@@ -105,7 +109,8 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
             None
         }
         (None, None) => {
-            problems.error(node.place, "missing-key", format!("step {number} has neither 'run' nor 'uses'"));
+            let place = fields.misspelt("run").or_else(|| fields.misspelt("uses")).unwrap_or(node.place);
+            problems.error(place, "missing-key", format!("step {number} has neither 'run' nor 'uses'"));
             None
         }
         (Some((_, script)), None) => {

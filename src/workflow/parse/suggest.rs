@@ -1,5 +1,8 @@
 //! "Did you mean": the known word that is nearest to an unknown one.
 
+/// Among more words than this nothing is suggested; it would take too long.
+const MAX_CANDIDATES: usize = 100;
+
 /// ` (did you mean 'x'?)` for the nearest candidate, or nothing if none is near.
 pub(in crate::workflow) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
     let allowed = match word.chars().count() {
@@ -8,14 +11,17 @@ pub(in crate::workflow) fn did_you_mean<'a>(word: &str, candidates: impl Iterato
         5..=8 => 2,
         _ => 3,
     };
-    if word.len() > 60 {
+    let candidates: Vec<&str> = candidates.take(MAX_CANDIDATES + 1).collect();
+    if word.len() > 60 || candidates.len() > MAX_CANDIDATES {
         return String::new();
     }
     let lower = word.to_lowercase().replace('_', "-");
     candidates
+        .into_iter()
+        .filter(|candidate| candidate.len().abs_diff(word.len()) <= allowed)
         .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
+        .min()
         .map(|(_, candidate)| format!(" (did you mean '{candidate}'?)"))
         .unwrap_or_default()
 }

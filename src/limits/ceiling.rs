@@ -1,0 +1,145 @@
+//! A ceiling for GHC's heap, and the one that is in force in a process.
+
+use super::size::Size;
+
+/// Below this GHC does not start, or hangs without a word.
+const LEAST_HEAP: Size = Size(32 << 20);
+/// The least allocation area that the run-time system takes.
+const LEAST_AREA: Size = Size(8192);
+
+/// What GHC may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ceiling {
+    /// The most that its heap may grow to (`-M`).
+    pub heap: Size,
+    /// The nursery of each capability (`-A`).
+    pub allocation_area: Size,
+    /// Modules compiled at a time (`-j`), if that is to be set.
+    pub jobs: Option<u32>,
+}
+
+/// Why GHC would not run under a ceiling.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadCeiling {
+    /// The heap is too small for GHC itself.
+    #[error("a heap of {0} is too small: GHC itself needs at least {LEAST_HEAP}")]
+    Heap(Size),
+    /// The area is smaller than the run-time system takes.
+    #[error("an allocation area of {0} is too small: GHC refuses less than {LEAST_AREA}")]
+    Area(Size),
+    /// The area does not leave room in the heap.
+    #[error("an allocation area of {area} does not fit into a heap of {heap}; a 16th of it is usual")]
+    AreaOverHeap {
+        /// The area.
+        area: Size,
+        /// The heap.
+        heap: Size,
+    },
+    /// Nothing can be compiled by nobody.
+    #[error("0 jobs compile nothing; give 1 or more")]
+    Jobs,
+}
+
+impl Ceiling {
+    /// Checks that GHC can run under this ceiling.
+    ///
+    /// # Errors
+    /// When it cannot: see [`BadCeiling`].
+    pub fn check(&self) -> Result<(), BadCeiling> {
+        if self.heap < LEAST_HEAP {
+            return Err(BadCeiling::Heap(self.heap));
+        }
+        if self.allocation_area < LEAST_AREA {
+            return Err(BadCeiling::Area(self.allocation_area));
+        }
+        if self.allocation_area.0 > self.heap.0 / 2 {
+            return Err(BadCeiling::AreaOverHeap { area: self.allocation_area, heap: self.heap });
+        }
+        if self.jobs == Some(0) {
+            return Err(BadCeiling::Jobs);
+        }
+        Ok(())
+    }
+}
+
+/// What a GHC process runs under.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InForce {
+    /// Its heap ceiling, if it has one.
+    pub heap: Option<Size>,
+    /// Its allocation area, if it was set.
+    pub allocation_area: Option<Size>,
+}
+
+/// Reads the options in force as the run-time system does: GHCRTS first, then the command line, and of each
+/// option the last. `environment` and `arguments` are as `/proc` has them, each entry ended by a NUL.
+///
+/// Source: `setupRtsFlags` in GHC's `RtsFlags.c`. `--RTS` and `--` end the reading of the command line.
+#[must_use]
+pub fn in_force(environment: &[u8], arguments: &[u8]) -> InForce {
+    let mut found = InForce::default();
+    let variable = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"GHCRTS="));
+    for word in variable.unwrap_or_default().split(u8::is_ascii_whitespace) {
+        take(&mut found, word);
+    }
+    let mut reading = false;
+    for argument in arguments.split(|&byte| byte == 0).skip(1) {
+        match argument {
+            b"--RTS" | b"--" => break,
+            b"+RTS" => reading = true,
+            b"-RTS" => reading = false,
+            option if reading => take(&mut found, option),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn take(found: &mut InForce, option: &[u8]) {
+    let size = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+    // A size that cannot be read stops the process at once: it changes nothing here.
+    if let Some(heap) = option.strip_prefix(b"-M").and_then(size) {
+        found.heap = Some(heap);
+    } else if let Some(area) = option.strip_prefix(b"-A").and_then(size) {
+        found.allocation_area = Some(area);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heap(environment: &str, arguments: &str) -> Option<u64> {
+        let environment = format!("PATH=/bin\0{environment}\0");
+        let arguments = arguments.split(' ').map(|word| format!("{word}\0")).collect::<String>();
+        in_force(environment.as_bytes(), arguments.as_bytes()).heap.map(|size| size.0 >> 20)
+    }
+
+    #[test]
+    fn the_last_option_wins_and_the_command_line_comes_last() {
+        assert_eq!(heap("GHCRTS=-A32m -M2g", "ghc --make Main.hs"), Some(2048));
+        assert_eq!(heap("GHCRTS=-M2g -M1g", "ghc"), Some(1024));
+        assert_eq!(heap("GHCRTS=-M2g", "ghc +RTS -M3g -RTS Main.hs"), Some(3072));
+        assert_eq!(heap("", "ghc +RTS -A128m -M100m -RTS x +RTS -M200m"), Some(200));
+        assert_eq!(heap("GHCRTS=-A1m", "ghc -M2g"), None);
+        assert_eq!(heap("XGHCRTS=-M2g", "ghc"), None);
+    }
+
+    #[test]
+    fn options_behind_the_end_marks_are_the_programs_own() {
+        assert_eq!(heap("", "ghc --RTS +RTS -M1g"), None);
+        assert_eq!(heap("", "ghc -- +RTS -M1g"), None);
+        assert_eq!(heap("", "+RTS -M1g"), None);
+    }
+
+    #[test]
+    fn refuses_ceilings_that_ghc_cannot_run_under() {
+        let ceiling = |heap: u64, area: u64| {
+            Ceiling { heap: Size(heap), allocation_area: Size(area), jobs: None }.check()
+        };
+        assert_eq!(ceiling(2 << 30, 32 << 20), Ok(()));
+        assert!(matches!(ceiling(4096, 8192), Err(BadCeiling::Heap(_))));
+        assert!(matches!(ceiling(2 << 30, 100), Err(BadCeiling::Area(_))));
+        assert!(matches!(ceiling(1 << 30, 1 << 30), Err(BadCeiling::AreaOverHeap { .. })));
+    }
+}

@@ -1,0 +1,137 @@
+//! Launchers in front of GHC where nobody looks at PATH: in the Nix store and behind its wrapper scripts.
+//!
+//! The process moves into a mount namespace of its own. Each folder with a compiler in it is covered by a
+//! small tmpfs that shows the same entries, the compiler's name leading to a launcher and the compiler itself
+//! reachable beside it (`ghc.original`): GHC finds its libraries by the folder it lies in. The store's own files
+//! are not touched, and no derivation changes. A builder that is a child of this process sees it, in Nix's
+//! sandbox as well, because Nix binds its inputs with everything that is mounted in them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
+};
+use rustix::thread::UnshareFlags;
+
+use super::ceiling::Ceiling;
+use super::launcher;
+
+/// Entries of a folder that is covered; each costs a mount.
+const ENTRIES_AT_MOST: usize = 300;
+
+/// Why nothing is covered.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotCover {
+    /// Mounting is root's.
+    #[error("only root can put launchers there")]
+    NotRoot,
+    /// The kernel, or the container around us, does not let us.
+    #[error("this system lets no process have mounts of its own ({0})")]
+    Refused(io::Error),
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Covered {
+    /// Compilers that now have a launcher in front of them.
+    pub programs: Vec<PathBuf>,
+    /// Compilers that have not, and why.
+    pub left: Vec<String>,
+}
+
+/// Moves this process into a mount namespace of its own and covers `compilers`. To be called while the process has one
+/// thread: others would stay outside.
+///
+/// # Errors
+/// When there can be no such namespace. A single folder that cannot be covered is told in [`Covered::left`].
+pub fn enter(compilers: &[PathBuf], ceiling: &Ceiling) -> Result<Covered, CannotCover> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(CannotCover::NotRoot);
+    }
+    unshare_mounts().map_err(CannotCover::Refused)?;
+    // What the host mounts later still shows here; what is mounted here shows nowhere else.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(|error| CannotCover::Refused(error.into()))?;
+    let mut folders: BTreeMap<&Path, Vec<OsString>> = BTreeMap::new();
+    for compiler in compilers {
+        if let (Some(folder), Some(name)) = (compiler.parent(), compiler.file_name()) {
+            folders.entry(folder).or_default().push(name.to_owned());
+        }
+    }
+    let mut covered = Covered::default();
+    for (folder, names) in folders {
+        match cover(folder, &names, ceiling) {
+            Ok(()) => covered.programs.extend(names.iter().map(|name| folder.join(name))),
+            Err(error) => covered.left.push(format!("{}: {error}", folder.display())),
+        }
+    }
+    Ok(covered)
+}
+
+#[expect(
+    unsafe_code,
+    reason = "unshare can take file descriptors apart between threads; only mounts are asked for"
+)]
+fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: NEWNS does not touch the table of file descriptors.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
+}
+
+fn cover(folder: &Path, names: &[OsString], ceiling: &Ceiling) -> io::Result<()> {
+    // The handle leads to the folder as it is, also when something is mounted over its path.
+    let handle = File::open(folder)?;
+    let below = PathBuf::from(format!("/proc/self/fd/{}", handle.as_raw_fd()));
+    let entries: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    if entries.len() > ENTRIES_AT_MOST {
+        return Err(io::Error::other(format!("it has {} entries, too many to be covered", entries.len())));
+    }
+    let mode = handle.metadata()?.permissions();
+    mount("sower", folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=4m,mode=0755")?;
+    let filled = fill(folder, &below, &entries, names, ceiling).and_then(|()| {
+        fs::set_permissions(folder, Permissions::from_mode(mode.mode() & 0o7777))?;
+        Ok(mount_remount(folder, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"size=4m")?)
+    });
+    if filled.is_err() {
+        // A folder with half of its entries would be worse than no ceiling.
+        unmount(folder, UnmountFlags::DETACH)?;
+    }
+    filled
+}
+
+fn fill(
+    folder: &Path,
+    below: &Path,
+    entries: &[fs::DirEntry],
+    names: &[OsString],
+    ceiling: &Ceiling,
+) -> io::Result<()> {
+    for entry in entries {
+        let name = entry.file_name();
+        let (from, to) = (below.join(&name), folder.join(&name));
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&from)?, &to)?;
+        } else if kind.is_dir() {
+            fs::create_dir(&to)?;
+            mount_bind_recursive(&from, &to)?;
+        } else if names.contains(&name) {
+            let mut original = name.clone();
+            original.push(launcher::ORIGINAL);
+            let original = folder.join(original);
+            File::create(&original)?;
+            mount_bind_recursive(&from, &original)?;
+            launcher::write_executable(&to, &launcher::compiler(&original, ceiling))?;
+        } else {
+            File::create(&to)?;
+            mount_bind_recursive(&from, &to)?;
+        }
+    }
+    Ok(())
+}

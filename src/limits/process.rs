@@ -1,0 +1,151 @@
+//! What `/proc` tells of a process. Every answer may be missing: processes vanish while they are read.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+/// The most that is read of an environment or a command line; the kernel allows a process 2 MiB of both by default.
+const TEXT_AT_MOST: u64 = 4 << 20;
+
+/// The parts of `/proc/<pid>/stat` that are used here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Name of the executable, at most 15 bytes.
+    pub name: String,
+    /// The parent.
+    pub parent: u32,
+    /// Start, in clock ticks since boot: with the number it names a process once and for all.
+    pub start: u64,
+}
+
+/// Reads `/proc/<pid>/stat`.
+#[must_use]
+pub fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&String::from_utf8_lossy(&text))
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The name may hold anything, parentheses as well: the last one ends it.
+    let (begin, rest) = text.rsplit_once(')')?;
+    let name = begin.split_once('(')?.1.to_owned();
+    let mut fields = rest.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let start = fields.nth(17)?.parse().ok()?;
+    Some(Stat { name, parent, start })
+}
+
+/// The executable's path; the kernel appends ` (deleted)` where it is gone.
+#[must_use]
+pub fn executable(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
+/// The command line, each argument ended by a NUL.
+#[must_use]
+pub fn arguments(pid: u32) -> Option<Vec<u8>> {
+    read(&format!("/proc/{pid}/cmdline"))
+}
+
+/// The environment that the process was started with, each entry ended by a NUL.
+#[must_use]
+pub fn environment(pid: u32) -> Option<Vec<u8>> {
+    read(&format!("/proc/{pid}/environ"))
+}
+
+fn read(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(TEXT_AT_MOST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Whether the number is a process and not a thread of one: `/proc` answers for both.
+#[must_use]
+pub fn is_process(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    group.and_then(|group| group.trim().parse().ok()) == Some(pid)
+}
+
+/// The most memory that the process had resident so far, in bytes.
+#[must_use]
+pub fn peak_resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// The numbers of all processes.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Tells whether the kernel has started anything: the number that it gave out last, from `/proc/loadavg`.
+#[derive(Debug)]
+pub struct LastStarted(Option<File>);
+
+impl LastStarted {
+    /// Opens the file once; each answer is then one small read.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(File::open("/proc/loadavg").ok())
+    }
+
+    /// The number of the process or thread that was started last.
+    #[must_use]
+    pub fn get(&self) -> Option<u32> {
+        let mut line = [0; 64];
+        let length = self.0.as_ref()?.read_at(&mut line, 0).ok()?;
+        std::str::from_utf8(line.get(..length)?).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+    }
+}
+
+/// The processes below `root`, itself not counted; `None` where the kernel does not tell children.
+#[must_use]
+pub fn descendants(root: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let Ok(text) = std::fs::read_to_string(thread.path().join("children")) else {
+                // The root's own threads do not vanish: the kernel has no such file.
+                if parent == root {
+                    return None;
+                }
+                continue;
+            };
+            let children: Vec<u32> =
+                text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+            found.extend(&children);
+            parents.extend(children);
+        }
+    }
+    Some(found)
+}
+
+/// The host's memory in bytes.
+#[must_use]
+pub fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_names_that_try_to_look_like_more() {
+        let line = "12 (a) R 1 (x) S 7 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 9912 0 0";
+        let expected = Stat { name: "a) R 1 (x".to_owned(), parent: 7, start: 9912 };
+        assert_eq!(parse_stat(line), Some(expected));
+        assert_eq!(parse_stat("12 (a"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+}

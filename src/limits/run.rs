@@ -1,0 +1,151 @@
+//! A command under a ceiling, from start to exit code.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Pid, Signal, WaitOptions};
+
+use super::ceiling::Ceiling;
+use super::cover;
+use super::launcher;
+use super::programs;
+use super::watch::{Proof, Watch};
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What was seen of GHC.
+    pub proof: Proof,
+}
+
+/// Why a command was not run.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotRun {
+    /// The launchers could not be made.
+    #[error("the launchers could not be made: {0}")]
+    Launchers(io::Error),
+    /// The command could not be started.
+    #[error("{}: {source}", command.display())]
+    Start {
+        /// The command.
+        command: OsString,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system refused something that it never refuses.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Runs `command` with launchers in front of every GHC that can be reached; `notice` is told what cannot.
+///
+/// To be called while the process has one thread: see [`cover::enter`].
+///
+/// # Errors
+/// When the command could not be started. How it ended is in [`Ran::status`].
+pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)) -> Result<Ran, CannotRun> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let launchers = tempfile::Builder::new().prefix("sower-ghc-").tempdir().map_err(CannotRun::Launchers)?;
+    let made = launcher::make_directory(launchers.path(), &path, ceiling).map_err(CannotRun::Launchers)?;
+    let mut compilers = programs::in_store(&crate::archive::nix::store_directory());
+    compilers.extend(made.iter().flat_map(|(_, real)| programs::behind(real)));
+    compilers.sort();
+    compilers.dedup();
+    cover_all(&compilers, ceiling, notice);
+
+    let (program, arguments) = command.split_first().unwrap_or((const { &OsString::new() }, &[]));
+    let mut child = Command::new(program);
+    child.args(arguments).env("PATH", in_front(launchers.path().as_os_str(), &path));
+    let system = |doing| move |source: io::Error| CannotRun::System { doing, source };
+    // What the command leaves behind becomes our child and not init's, so that it is found.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| system("adopting orphans")(error.into()))?;
+    let signals = Signals::catch().map_err(system("catching signals"))?;
+    let started = child.spawn().map_err(|source| CannotRun::Start { command: program.clone(), source })?;
+    let pid = Pid::from_child(&started);
+    let watch =
+        Watch::start(ceiling.heap, move || signals.forward(pid)).map_err(system("starting the watch"))?;
+    let status = wait(pid).map_err(system("waiting for the command"))?;
+    Ok(Ran { status, proof: watch.stop() })
+}
+
+fn cover_all(compilers: &[PathBuf], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)) {
+    match cover::enter(compilers, ceiling) {
+        Ok(covered) => covered.left.iter().for_each(|left| notice(&format!("no launcher over {left}"))),
+        Err(error) => notice(&format!(
+            "the ceiling reaches GHC by PATH only, not inside a Nix build or by its full path: {error}"
+        )),
+    }
+    if std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon") {
+        notice(
+            "NIX_REMOTE=daemon: the builders are the nix-daemon's children, and no ceiling set here reaches them",
+        );
+    }
+}
+
+fn in_front(directory: &OsStr, path: &OsStr) -> OsString {
+    let mut joined = directory.to_owned();
+    if !path.is_empty() {
+        joined.push(":");
+        joined.push(path);
+    }
+    joined
+}
+
+/// Waits for `child`, and buries whatever orphans end meanwhile.
+fn wait(child: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == child => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Signals that are the command's, not ours.
+struct Signals {
+    caught: Vec<(Signal, Arc<AtomicBool>)>,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let mut caught = Vec::new();
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2] {
+            let flag = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(signal.as_raw(), Arc::clone(&flag))?;
+            caught.push((signal, flag));
+        }
+        Ok(Self { caught })
+    }
+
+    fn forward(&self, child: Pid) {
+        for (signal, flag) in &self.caught {
+            if flag.swap(false, Ordering::Relaxed) && !(terminal_signal(*signal) && in_foreground()) {
+                // It may have ended this very moment.
+                let _ = rustix::process::kill_process(child, *signal);
+            }
+        }
+    }
+}
+
+/// Ctrl-C and Ctrl-\ reach every process of the terminal's foreground by themselves.
+fn terminal_signal(signal: Signal) -> bool {
+    signal == Signal::INT || signal == Signal::QUIT
+}
+
+fn in_foreground() -> bool {
+    rustix::termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == rustix::process::getpgrp())
+}

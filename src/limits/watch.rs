@@ -1,0 +1,299 @@
+//! A thread that finds the GHC processes below this one and keeps the proof of their ceiling.
+//!
+//! Twice a second it walks the processes below this one. In between it looks a hundred times a second whether the kernel has
+//! started anything (one small read), and at what it started: a GHC that runs for 30 ms is seen as well.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::ceiling::in_force;
+use super::process::{self, Stat};
+use super::programs;
+use super::size::Size;
+
+const LOOK: Duration = Duration::from_millis(10);
+const WALK: Duration = Duration::from_millis(500);
+const MEASURE: Duration = Duration::from_millis(100);
+/// Looks at a new process, until it has become what it is going to be.
+const LOOKS_AT_NEW: u8 = 6;
+/// New processes between two looks that are looked at one by one.
+const NEW_AT_MOST: u32 = 512;
+/// Runs without the ceiling that are told one by one.
+const TOLD_AT_MOST: usize = 10;
+
+/// A run of GHC that was not under the ceiling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unbound {
+    /// Its process number.
+    pub pid: u32,
+    /// The begin of its command line.
+    pub command: String,
+    /// Name and number of its parent.
+    pub parent: String,
+    /// The ceiling that it had instead, if any.
+    pub heap: Option<Size>,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Runs of GHC.
+    pub runs: u64,
+    /// Runs by the heap ceiling that was in force.
+    pub by_heap: BTreeMap<Option<u64>, u64>,
+    /// The most memory that one GHC had resident, in bytes.
+    pub peak: u64,
+    /// Runs that had no ceiling, or a higher one; the first few.
+    pub unbound: Vec<Unbound>,
+    /// How many such runs there were.
+    pub unbound_count: u64,
+}
+
+impl Proof {
+    /// One line that says it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        if self.runs == 0 {
+            return "GHC did not run".to_owned();
+        }
+        let times = if self.runs == 1 { "time" } else { "times" };
+        // The lowest first; runs without any are told behind.
+        let forces: Vec<String> = self
+            .by_heap
+            .iter()
+            .filter_map(|(heap, count)| {
+                heap.map(|heap| format!("{} in {count} of {}", Size(heap), self.runs))
+            })
+            .collect();
+        let forces =
+            if forces.is_empty() { format!("none in {0} of {0}", self.runs) } else { forces.join(", ") };
+        let mut line = format!(
+            "GHC ran {} {times}; heap ceiling in force: {forces}, peak RSS {}",
+            self.runs,
+            Size(self.peak)
+        );
+        for run in &self.unbound {
+            let had = run.heap.map_or_else(|| "without".to_owned(), |heap| format!("with {heap}"));
+            line.push_str(&format!("; {had}: {} (pid {}, started by {})", run.command, run.pid, run.parent));
+        }
+        let told = self.unbound.len() as u64;
+        if self.unbound_count > told {
+            line.push_str(&format!("; and {} more", self.unbound_count - told));
+        }
+        line
+    }
+}
+
+/// The watching thread; signals that arrive are passed on by it as well.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Proof>,
+}
+
+impl Watch {
+    /// Starts watching the descendants of this process; `each_look` is called at every look.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn start(asked: Size, mut each_look: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let mut eye = Eye::new(asked);
+        let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                each_look();
+                eye.look();
+                std::thread::park_timeout(LOOK);
+            }
+            eye.proof
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops and gives what was seen.
+    #[must_use]
+    pub fn stop(self) -> Proof {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        self.thread.join().unwrap_or_default()
+    }
+}
+
+struct Eye {
+    asked: Size,
+    own: u32,
+    starts: process::LastStarted,
+    last_started: Option<u32>,
+    walked: Option<Instant>,
+    measured: Instant,
+    /// New processes and how often they have been looked at.
+    new: HashMap<u32, u8>,
+    /// GHC processes that live, with their start and command line.
+    live: HashMap<u32, (u64, Vec<u8>)>,
+    proof: Proof,
+}
+
+impl Eye {
+    fn new(asked: Size) -> Self {
+        let starts = process::LastStarted::open();
+        Self {
+            asked,
+            own: std::process::id(),
+            last_started: starts.get(),
+            starts,
+            walked: None,
+            measured: Instant::now(),
+            new: HashMap::new(),
+            live: HashMap::new(),
+            proof: Proof::default(),
+        }
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        if self.walked.is_none_or(|last| now - last >= WALK) {
+            self.walked = Some(now);
+            self.walk();
+        }
+        let last = self.starts.get();
+        if last != self.last_started
+            && let (Some(from), Some(to)) = (self.last_started, last)
+        {
+            // Numbers start over at the end of their range; then the next walk finds what this misses.
+            if to > from && to - from <= NEW_AT_MOST {
+                self.new.extend((from + 1..=to).map(|pid| (pid, 0)));
+            }
+        }
+        self.last_started = last;
+        for pid in self.new.keys().copied().collect::<Vec<_>>() {
+            let settled = match process::stat(pid) {
+                Some(stat) => self.consider(pid, &stat, None),
+                None => true,
+            };
+            if let Some(looks) = self.new.get_mut(&pid) {
+                *looks += 1;
+                if settled || *looks >= LOOKS_AT_NEW {
+                    self.new.remove(&pid);
+                }
+            }
+        }
+        if now - self.measured >= MEASURE {
+            self.measured = now;
+            self.measure();
+        }
+    }
+
+    /// Looks at every process below this one.
+    fn walk(&mut self) {
+        let pids = process::descendants(self.own).unwrap_or_else(process::all);
+        let stats: HashMap<u32, Stat> =
+            pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid)?))).collect();
+        self.live.retain(|pid, (start, _)| stats.get(pid).is_some_and(|stat| stat.start == *start));
+        for (pid, stat) in &stats {
+            self.consider(*pid, stat, Some(&stats));
+        }
+    }
+
+    /// Takes a process into the proof if it is a GHC of ours; whether there is nothing more to wait for.
+    fn consider(&mut self, pid: u32, stat: &Stat, known: Option<&HashMap<u32, Stat>>) -> bool {
+        if self.live.get(&pid).is_some_and(|(start, _)| *start == stat.start) {
+            return true;
+        }
+        let Some(executable) = process::executable(pid) else { return false };
+        let name = executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !programs::is_compiler(name.strip_suffix(" (deleted)").unwrap_or(&name))
+            || !self.is_ours(stat, known)
+        {
+            return false;
+        }
+        if !process::is_process(pid) {
+            return true;
+        }
+        let (Some(arguments), Some(environment)) = (process::arguments(pid), process::environment(pid))
+        else {
+            return false;
+        };
+        if arguments.is_empty() {
+            // It is just being started, or just ended.
+            return false;
+        }
+        // A GHC that has forked and not yet become the assembler looks like a second one.
+        if self.live.get(&stat.parent).is_some_and(|(_, parents)| *parents == arguments) {
+            return false;
+        }
+        self.take(pid, stat, &arguments, in_force(&environment, &arguments).heap);
+        self.live.insert(pid, (stat.start, arguments));
+        true
+    }
+
+    fn is_ours(&self, stat: &Stat, known: Option<&HashMap<u32, Stat>>) -> bool {
+        let mut parent = stat.parent;
+        let mut seen = HashSet::new();
+        while parent > 1 && seen.insert(parent) {
+            if parent == self.own {
+                return true;
+            }
+            let next = match known.and_then(|known| known.get(&parent)) {
+                Some(stat) => Some(stat.parent),
+                None => process::stat(parent).map(|stat| stat.parent),
+            };
+            let Some(next) = next else { return false };
+            parent = next;
+        }
+        parent == self.own
+    }
+
+    fn take(&mut self, pid: u32, stat: &Stat, arguments: &[u8], heap: Option<Size>) {
+        self.proof.runs += 1;
+        *self.proof.by_heap.entry(heap.map(|size| size.0)).or_default() += 1;
+        self.proof.peak = self.proof.peak.max(process::peak_resident(pid).unwrap_or(0));
+        if heap.is_some_and(|heap| heap <= self.asked) {
+            return;
+        }
+        self.proof.unbound_count += 1;
+        if self.proof.unbound.len() < TOLD_AT_MOST {
+            let words: Vec<_> = arguments.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
+            let mut command: String =
+                words.join(" ").trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            if command.chars().count() > 100 {
+                command = command.chars().take(99).chain(['…']).collect();
+            }
+            let parent = process::stat(stat.parent)
+                .map_or_else(|| "a process that is gone".to_owned(), |parent| parent.name);
+            let parent = format!("{parent}, pid {}", stat.parent);
+            self.proof.unbound.push(Unbound { pid, command, parent, heap });
+        }
+    }
+
+    fn measure(&mut self) {
+        for pid in self.live.keys() {
+            self.proof.peak = self.proof.peak.max(process::peak_resident(*pid).unwrap_or(0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_was_in_force_and_who_ran_without() {
+        let gib = 1 << 30;
+        let mut proof = Proof { runs: 3, peak: 512 << 20, ..Proof::default() };
+        proof.by_heap.insert(Some(2 * gib), 3);
+        insta::assert_snapshot!(proof.line(), @"GHC ran 3 times; heap ceiling in force: 2 GiB in 3 of 3, peak RSS 512 MiB");
+        proof.by_heap.insert(Some(2 * gib), 1);
+        proof.by_heap.insert(Some(4 * gib), 1);
+        proof.by_heap.insert(None, 1);
+        let run =
+            |heap| Unbound { pid: 7, command: "ghc --make".into(), parent: "Setup, pid 6".into(), heap };
+        proof.unbound = vec![run(None), run(Some(Size(4 * gib)))];
+        proof.unbound_count = 3;
+        insta::assert_snapshot!(proof.line(), @"GHC ran 3 times; heap ceiling in force: 2 GiB in 1 of 3, 4 GiB in 1 of 3, peak RSS 512 MiB; without: ghc --make (pid 7, started by Setup, pid 6); with 4 GiB: ghc --make (pid 7, started by Setup, pid 6); and 1 more");
+        assert_eq!(Proof::default().line(), "GHC did not run");
+    }
+}
