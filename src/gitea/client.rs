@@ -273,6 +273,9 @@ fn unreachable(address: &Address, error: &reqwest::Error) -> Error {
         match reasons.len() {
             0 if error.is_builder() => "the request cannot be made".to_owned(),
             0 => "the connection broke".to_owned(),
+            _ if reasons.iter().any(|reason| reason.contains("no records found")) => {
+                "no such host name is known".to_owned()
+            }
             length => reasons[length.saturating_sub(2)..].join(": "),
         }
     };
