@@ -181,6 +181,8 @@ fn results_and_outputs_of_needed_jobs_are_known() {
 
 fn refuses(what: &str, payload: Vec<u8>) {
     let forge = forge();
+    // Who cannot read the payload knows of no steps.
+    forge.allow(Rule::Steps);
     let runner = runner(&forge, 1);
     let run = forge.enqueue(Enqueue { payload, labels: vec!["host".to_owned()], ..Enqueue::default() });
     let run = done(&forge, run);
