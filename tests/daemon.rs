@@ -465,6 +465,18 @@ fn two_slots_run_two_jobs_at_a_time() {
 }
 
 #[test]
+fn a_summary_reaches_a_server_that_shows_it() {
+    let forge = Forge::start(Options { version: Version::V1_27, ..Options::default() }).unwrap();
+    let _runner = runner(&forge, 1);
+    let run = forge.enqueue(payload(
+        "on: push\njobs:\n  sum:\n    runs-on: host\n    steps:\n      - run: echo\n      - run: echo '# Result' >> \"$GITHUB_STEP_SUMMARY\"\n",
+    ));
+    let run = done(&forge, run);
+    assert_eq!(run.status, Status::Success, "{}", forge.describe());
+    assert_eq!(run.jobs[0].summaries.get(&1).map(String::as_str), Some("# Result\n"), "{}", forge.describe());
+}
+
+#[test]
 fn many_rows_arrive_in_few_requests() {
     let forge = forge();
     let _runner = runner(&forge, 1);
