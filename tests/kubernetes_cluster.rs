@@ -2,7 +2,7 @@
 //!
 //! Built only with the feature `cluster-tests`; `tests/kubernetes/cluster.sh run cargo test …` (`make test-cluster`)
 //! starts the cluster and says where it is. Each test has a registry and a namespace of its own.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};

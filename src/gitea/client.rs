@@ -18,6 +18,8 @@ use crate::http;
 
 /// A reply larger than this is none. Tasks carry the webhook's event and all secrets and may be large.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
+/// A summary must not keep the rest of the report waiting for long.
+const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most of an error's body that is read.
 const MAX_ERROR: usize = 64 * 1024;
 
@@ -93,6 +95,17 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("uuid", &self.uuid).finish_non_exhaustive()
     }
+}
+
+/// Where a summary belongs, in the instance's numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct SummaryPlace {
+    /// The run.
+    pub run: i64,
+    /// The job.
+    pub job: i64,
+    /// Index of the step, from 0.
+    pub step: usize,
 }
 
 /// One instance as one runner speaks to it.
@@ -177,6 +190,31 @@ impl Client {
     /// When the server refuses or does not answer.
     pub async fn update_log(&self, request: &UpdateLogRequest) -> Result<UpdateLogResponse, Error> {
         self.runner("UpdateLog", request, None).await
+    }
+
+    /// Sends the summary of a step, with the task's own token.
+    ///
+    /// # Errors
+    /// When the server refuses (those before 1.27 do not know summaries) or does not answer.
+    pub async fn put_summary(&self, place: SummaryPlace, token: &str, markdown: String) -> Result<(), Error> {
+        let SummaryPlace { run, job, step } = place;
+        let path = format!("_apis/pipelines/workflows/{run}/jobs/{job}/steps/{step}/summary");
+        let mut response = self
+            .http
+            .put(format!("{}/api/actions_pipeline/{path}", self.address))
+            .header(CONTENT_TYPE, HeaderValue::from_static("text/markdown; charset=utf-8"))
+            .bearer_auth(token)
+            .timeout(SUMMARY_TIMEOUT)
+            .body(markdown)
+            .send()
+            .await
+            .map_err(|error| unreachable(&self.address, &error))?;
+        let status = response.status();
+        let body = response.chunk().await.map_err(|error| unreachable(&self.address, &error))?;
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(Error::refused("summary", status.as_u16(), &body.unwrap_or_default(), None))
     }
 
     async fn runner<Q: Message, R: Message + Default>(

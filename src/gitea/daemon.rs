@@ -329,7 +329,8 @@ impl Daemon {
         };
         let directory = self.options.state.job(number);
         let (spec, meta) = job_spec(task, &directory, &around);
-        match self.options.state.create(number, &meta, &spec) {
+        let token = spec.env.get("ACTIONS_RUNTIME_TOKEN").cloned().unwrap_or_default();
+        match self.options.state.create(number, &meta, &spec, &token) {
             Ok(dir) => Some(dir),
             Err(supervisor::Error::Present { path }) => {
                 error!("task {number}: {} is there already, so this task runs already", path.display());

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Backoff;
-use super::client::Client;
+use super::client::{Client, SummaryPlace};
 use super::error::{Error, Meaning};
 use super::poller::stopped;
 use super::track::Tracker;
@@ -41,6 +41,8 @@ const WATCH: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(4);
 /// Events read at a time before others have their turn.
 const READ_AT_ONCE: usize = 10_000;
+/// How often a summary is sent that does not arrive.
+const SUMMARY_TRIES: u32 = 3;
 /// How often an output is sent that the server does not take.
 const OUTPUT_TRIES: u32 = 3;
 /// A server must not know this runner for this long before its job is given up.
@@ -94,6 +96,9 @@ pub(super) struct Reporter {
     steps: usize,
     reader: Option<Reader>,
     tracker: Tracker,
+    /// A summary that Gitea does not have yet; nothing more is read before it is sent or given up.
+    summary: Option<(usize, String)>,
+    summaries: Tries,
     /// An event that did not fit into the batch.
     held: Option<Event>,
     rows: Vec<LogRow>,
@@ -149,6 +154,8 @@ impl Reporter {
             stop,
             steps,
             reader: None,
+            summary: None,
+            summaries: Tries::new(),
             held: None,
             rows: Vec::new(),
             first: 0,
@@ -186,16 +193,21 @@ impl Reporter {
             if self.log_is_due(stopping) {
                 self.send_log().await;
             }
+            if self.summary.is_some() && Instant::now() >= self.summaries.next {
+                self.send_summary().await;
+            }
             if self.state_is_due(stopping) {
                 self.send_state().await;
             }
             if self.finished {
                 return self.finish().await;
             }
-            if stopping && (drained || self.log.backoff.failures() > 0) && !self.lost {
+            let stuck = self.log.backoff.failures() > 0 || self.summaries.backoff.failures() > 0;
+            if stopping && (drained || stuck) && !self.lost {
                 return Outcome::Left;
             }
-            if !drained && self.rows.is_empty() && self.tracker.output_bytes() < MAX_OUTPUTS {
+            let waiting = self.summary.is_some() || self.tracker.output_bytes() >= MAX_OUTPUTS;
+            if !drained && self.rows.is_empty() && !waiting {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -249,7 +261,7 @@ impl Reporter {
             if self.tracker.ended().is_some() {
                 return true;
             }
-            if self.tracker.output_bytes() >= MAX_OUTPUTS {
+            if self.tracker.output_bytes() >= MAX_OUTPUTS || self.summary.is_some() {
                 return false;
             }
             let event = match self.held.take() {
@@ -264,6 +276,10 @@ impl Reporter {
                 && self.bytes + text.len() + ROW_OVERHEAD > MAX_BATCH
             {
                 self.held = Some(event);
+                return false;
+            }
+            if let Event::Summary { step, markdown } = event {
+                self.summary = Some((step, markdown));
                 return false;
             }
             let new_row = matches!(event, Event::Row { .. }) && self.tracker.rows() >= acknowledged;
@@ -321,6 +337,7 @@ impl Reporter {
         self.reader = None;
         self.tracker = Tracker::new(self.steps);
         self.held = None;
+        self.summary = None;
         self.rows = Vec::new();
         self.bytes = 0;
         self.acknowledged = Some(acknowledged);
@@ -541,6 +558,33 @@ impl Reporter {
                     self.drop_largest_output();
                 } else {
                     self.lost |= failed(&mut self.states, &error, self.task, self.ephemeral);
+                }
+            }
+        }
+    }
+
+    /// Sends a summary. It is an extra: where it cannot be shown, the job goes on without it.
+    async fn send_summary(&mut self) {
+        let Some((step, markdown)) = self.summary.take() else { return };
+        let meta = self.process.dir().read_meta();
+        let token = self.process.dir().read_token();
+        let (Some(run), Some(job)) = (meta.run_number, meta.job_number) else { return };
+        let place = SummaryPlace { run, job, step };
+        match self.client.put_summary(place, &token, markdown.clone()).await {
+            Ok(()) => self.summaries.succeeded(self.task),
+            Err(Error::Refused { status: 404 | 405, .. }) => {
+                debug!("task {}: this Gitea shows no summaries", self.task);
+                self.summaries.succeeded(self.task);
+            }
+            Err(error) => {
+                let again = !matches!(error, Error::Refused { status: 400..500, .. })
+                    && self.summaries.backoff.failures() + 1 < SUMMARY_TRIES;
+                self.summaries.next = Instant::now() + self.summaries.backoff.failed();
+                if again {
+                    self.summary = Some((step, markdown));
+                } else {
+                    warn!("task {}: the summary of step {step} is left out: {error}", self.task);
+                    self.summaries.succeeded(self.task);
                 }
             }
         }

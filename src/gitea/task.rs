@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 use sower_wire::runner::{Result as WireResult, Task, TaskNeed};
@@ -71,6 +72,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     set("ACTIONS_RUNTIME_TOKEN", runtime_token.clone());
     set("GITEA_ACTIONS", "true".to_owned());
     set("GITEA_ACTIONS_RUNNER_VERSION", crate::VERSION.to_owned());
+    let claims = claims(&runtime_token);
     let mut masks = vec![token, runtime_token];
     for key in ["url", "token"] {
         let value = text(&github, &format!("actions_id_token_request_{key}"));
@@ -91,6 +93,8 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         runner: around.uuid.to_owned(),
         repository,
         job,
+        run_number: claim(claims.as_ref(), "RunID"),
+        job_number: claim(claims.as_ref(), "JobID"),
         steps: steps(&workflow),
         work: work.clone(),
     };
@@ -122,6 +126,17 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         timeout_seconds: config.runner.timeout.as_secs().max(1),
     };
     (spec, meta)
+}
+
+/// What the runtime token says of itself. It is not ours to check; the instance does.
+fn claims(token: &str) -> Option<Value> {
+    let payload = token.split('.').nth(1)?;
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+fn claim(claims: Option<&Value>, name: &str) -> Option<i64> {
+    claims?.get(name)?.as_i64()
 }
 
 fn places(config: &Config, work: &Path) -> Places {
@@ -264,6 +279,7 @@ mod tests {
             assert_eq!(spec.places.workspace, Path::new("/state/jobs/1/workspace"));
             assert_eq!(spec.timeout_seconds, 10_800);
             assert_eq!((meta.job.as_str(), meta.repository.as_str()), ("build", "sower/probe"));
+            assert_eq!((meta.run_number, meta.job_number), (Some(1), Some(1)));
             // The steps count as Gitea counts them.
             let said: Vec<&str> = meta.steps.iter().map(|step| step.id.as_str()).collect();
             assert_eq!(said, ["0", "short", "2", "3", "4", "5"]);

@@ -4,6 +4,7 @@
 //! STATE/daemon.lock            held by the daemon
 //! STATE/jobs/TASK/meta.json    what the reporter must know; no secrets
 //! STATE/jobs/TASK/spec.json    what is to be run, with secrets; the job removes it once it has read it
+//! STATE/jobs/TASK/token        what summaries are sent with; a secret
 //! STATE/jobs/TASK/process.json the job's process
 //! STATE/jobs/TASK/journal      what happened
 //! STATE/jobs/TASK/job.log      what the job process itself printed; locked while it lives
@@ -50,6 +51,12 @@ pub struct Meta {
     pub repository: String,
     /// The id of the job in its workflow.
     pub job: String,
+    /// The number of the run on the instance, where job summaries go.
+    #[serde(default)]
+    pub run_number: Option<i64>,
+    /// The number of the job on the instance.
+    #[serde(default)]
+    pub job_number: Option<i64>,
     /// The steps that Gitea knows, for a job that dies before it names them.
     pub steps: Vec<StepInfo>,
     /// A directory outside of the job's own that is removed with it.
@@ -121,11 +128,11 @@ impl StateDir {
         self.path.join("jobs").join(task.to_string())
     }
 
-    /// Writes a job down, synced to disk.
+    /// Writes a job down, synced to disk. `token` is what its summaries are sent with.
     ///
     /// # Errors
     /// When the disk says no, or the task is here already.
-    pub fn create(&self, task: i64, meta: &Meta, spec: &JobSpec) -> Result<JobDir, Error> {
+    pub fn create(&self, task: i64, meta: &Meta, spec: &JobSpec, token: &str) -> Result<JobDir, Error> {
         let jobs = self.path.join("jobs");
         let new = jobs.join(format!("{NEW}{task}"));
         let path = self.job(task);
@@ -136,6 +143,7 @@ impl StateDir {
         let unfinished = JobDir { task, path: new.clone() };
         write_json(&unfinished.meta(), meta)?;
         write_json(&unfinished.spec(), spec)?;
+        write_json(&unfinished.token(), &token)?;
         sync_directory(&new)?;
         std::fs::rename(&new, &path).map_err(Error::io(&path))?;
         sync_directory(&jobs)?;
@@ -217,6 +225,19 @@ impl JobDir {
 
     pub(super) fn process(&self) -> PathBuf {
         self.path.join("process.json")
+    }
+
+    fn token(&self) -> PathBuf {
+        self.path.join("token")
+    }
+
+    /// What summaries are sent with; empty when there is none.
+    #[must_use]
+    pub fn read_token(&self) -> String {
+        std::fs::read(self.token())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
     }
 
     fn meta(&self) -> PathBuf {

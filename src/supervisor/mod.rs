@@ -281,7 +281,7 @@ mod tests {
     fn job() -> (tempfile::TempDir, JobDir) {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        let job = state.create(7, &Meta::default(), &spec()).unwrap();
+        let job = state.create(7, &Meta::default(), &spec(), "").unwrap();
         (dir, job)
     }
 
