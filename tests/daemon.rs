@@ -1,4 +1,5 @@
 //! The daemon on the stand-in: registering, the scenarios of every Gitea, bad payloads, and every kind of fault.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod scenarios;
 

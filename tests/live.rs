@@ -1,4 +1,5 @@
 //! The scenarios of the daemon on a real Gitea: `SOWER_TEST_GITEA=/path/of/gitea cargo test --features live-tests`.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod scenarios;
 
