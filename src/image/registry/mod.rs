@@ -544,6 +544,12 @@ struct Errors {
     errors: Vec<OneError>,
 }
 
+/// How Gitea's REST API says it.
+#[derive(serde::Deserialize)]
+struct Message {
+    message: String,
+}
+
 #[derive(serde::Deserialize)]
 struct OneError {
     #[serde(default)]
@@ -560,7 +566,10 @@ async fn words(answer: Response) -> String {
             let each = errors.errors.iter().map(|e| format!("{} {}", e.code, e.message).trim().to_owned());
             each.collect::<Vec<_>>().join("; ")
         }
-        Err(_) => String::from_utf8_lossy(&body).into_owned(),
+        Err(_) => match serde_json::from_slice::<Message>(&body) {
+            Ok(Message { message }) => message,
+            Err(_) => String::from_utf8_lossy(&body).into_owned(),
+        },
     };
     if text.trim_start().starts_with('<') {
         return String::new();
