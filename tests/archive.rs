@@ -1,4 +1,5 @@
 //! Static archives: what `sower archive` says about real ones, cut ones and hostile ones, and how it mends them.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
