@@ -183,7 +183,8 @@ fn needs(needs: BTreeMap<String, TaskNeed>) -> IndexMap<String, Need> {
 fn steps(workflow: &str) -> Vec<StepInfo> {
     let Ok(document) = yaml::parse(workflow.as_bytes()) else { return Vec::new() };
     let jobs = document.get("jobs").and_then(yaml::Node::as_mapping).unwrap_or_default();
-    let [(_, job)] = jobs else { return Vec::new() };
+    // A payload has one job. Of one that has more, the first counts, as it does for whoever made its steps.
+    let Some((_, job)) = jobs.first() else { return Vec::new() };
     let steps = job.get("steps").and_then(yaml::Node::as_sequence).unwrap_or_default();
     let text = |step: &yaml::Node, key: &str| step.get(key).and_then(yaml::Node::scalar_text);
     steps
