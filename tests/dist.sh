@@ -11,10 +11,12 @@ set -euo pipefail
 binary=${1:?usage: $0 BINARY [FORGE]}
 forge=${2:-${CARGO_TARGET_DIR:-target}/debug/sower-forge}
 busybox=$(command -v busybox)
+[[ -x $binary && -x $forge ]] || { echo "dist: $binary or $forge is not there" >&2; exit 2; }
 root=$(mktemp -d)
 daemon=
+to_forge=
 cleanup() {
-    exec {to_forge}>&- 2>/dev/null || true
+    if [[ -n $to_forge ]]; then exec {to_forge}>&-; fi
     if [[ -n $daemon ]]; then kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; fi
     rm -rf "$root"
     return 0

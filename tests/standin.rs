@@ -1,5 +1,8 @@
 //! The stand-in against what real servers answered: every recorded exchange is played to it once more.
 
+#[path = "standin/registry.rs"]
+mod registry;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

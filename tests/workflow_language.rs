@@ -1,5 +1,7 @@
 //! The workflow language as its users see it: documents, expressions, workflows and what is wrong with them.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails as the test does")]
+
 use proptest::prelude::*;
 use sower::workflow::{
     Action, Condition, Diagnostic, Expression, Object, Runs, Scope, Status, StepKind, Template, Value,

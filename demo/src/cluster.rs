@@ -97,7 +97,9 @@ impl Drop for Cluster {
             let _ = starting.wait();
         }
         let Ok(log) = processes::append(&self.log) else { return };
-        let Ok(mut child) = processes::start(self.command("down").stdout(Stdio::null()).stderr(log)) else { return };
+        let Ok(mut child) = processes::start(self.command("down").stdout(Stdio::null()).stderr(log)) else {
+            return;
+        };
         // What it could not end, it has said in its log.
         let _ = child.wait();
     }

@@ -50,6 +50,11 @@ impl Damage {
         self.archive.parent().and_then(Path::file_name).map(Path::new).unwrap_or(Path::new(""))
     }
 
+    /// The folder with the compiler's libraries.
+    pub(crate) fn libraries(&self) -> PathBuf {
+        self.store_path.join("lib")
+    }
+
     /// Whether Nix finds the store path as it was built.
     pub(crate) fn is_mended(&self, interrupt: &Interrupt) -> bool {
         verify(&self.store_path, &self.log, interrupt).is_ok()

@@ -34,8 +34,7 @@ impl Runner {
         let config = place.join("config.yaml");
         fs::write(&config, configuration(place)).at(&config)?;
         // What a build host's service has: the system's programs, helm and kubectl, and no Node.js.
-        let path =
-            format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", parts.display());
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", parts.display());
         let command = |verb: &str| {
             let mut command = Command::new(sower);
             command.arg(verb).arg("-c").arg(&config);

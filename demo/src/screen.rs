@@ -89,7 +89,7 @@ impl Screen {
 
     /// A row of a job's log, below its step, as Gitea shows it.
     pub(crate) fn row(&mut self, text: &str) {
-        // (prefix of the command, mark, style); groups are folded on the page, here they are headings.
+        // (prefix of the command, mark, style); of a group only the heading is shown.
         let known = [
             ("##[group]", "▸ ", Style::Bold),
             ("::group::", "▸ ", Style::Bold),
@@ -101,9 +101,6 @@ impl Screen {
             ("::notice::", "notice: ", Style::Yellow),
             ("##[command]", "$ ", Style::Dim),
         ];
-        if matches!(text, "##[endgroup]" | "::endgroup::") {
-            return;
-        }
         let (text, style) = known
             .iter()
             .find_map(|(prefix, mark, style)| Some((format!("{mark}{}", text.strip_prefix(prefix)?), *style)))

@@ -59,6 +59,8 @@ struct Shown {
     rows: usize,
     /// That step's name is there.
     named: bool,
+    /// The row that comes is in a group; pages show groups folded.
+    folded: bool,
 }
 
 impl Shown {
@@ -72,7 +74,7 @@ impl Shown {
                 self.named = true;
             }
             for row in rows.iter().skip(self.rows) {
-                screen.row(&row.text);
+                self.row(&row.text, screen);
             }
             self.rows = self.rows.max(rows.len());
             // The clean-up has all its rows only when the log is sealed.
@@ -83,6 +85,15 @@ impl Shown {
             screen.step(&step.name, step.status, step.duration());
             *self = Self { steps: self.steps + 1, ..Self::default() };
         }
+    }
+
+    fn row(&mut self, text: &str, screen: &mut Screen) {
+        let begins = text.starts_with("##[group]") || text.starts_with("::group::");
+        let ends = text.starts_with("##[endgroup]") || text.starts_with("::endgroup::");
+        if begins || !(self.folded || ends) {
+            screen.row(text);
+        }
+        self.folded = (self.folded || begins) && !ends;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// The most that is read of an environment or a command line; the kernel allows a process 2 MiB of both by default.
@@ -83,10 +84,48 @@ pub fn all() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The number that the kernel gave out last, from `/proc/loadavg`: one small read tells whether anything was started.
+/// Tells whether the kernel has started anything: the number that it gave out last, from `/proc/loadavg`.
+#[derive(Debug)]
+pub struct LastStarted(Option<File>);
+
+impl LastStarted {
+    /// Opens the file once; each answer is then one small read.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(File::open("/proc/loadavg").ok())
+    }
+
+    /// The number of the process or thread that was started last.
+    #[must_use]
+    pub fn get(&self) -> Option<u32> {
+        let mut line = [0; 64];
+        let length = self.0.as_ref()?.read_at(&mut line, 0).ok()?;
+        std::str::from_utf8(line.get(..length)?).ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+    }
+}
+
+/// The processes below `root`, itself not counted; `None` where the kernel does not tell children.
 #[must_use]
-pub fn last_started() -> Option<u32> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().nth(4)?.parse().ok()
+pub fn descendants(root: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    let mut parents = vec![root];
+    while let Some(parent) = parents.pop() {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let Ok(text) = std::fs::read_to_string(thread.path().join("children")) else {
+                // The root's own threads do not vanish: the kernel has no such file.
+                if parent == root {
+                    return None;
+                }
+                continue;
+            };
+            let children: Vec<u32> =
+                text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+            found.extend(&children);
+            parents.extend(children);
+        }
+    }
+    Some(found)
 }
 
 /// The host's memory in bytes.

@@ -1,6 +1,6 @@
 //! A thread that finds the GHC processes below this one and keeps the proof of their ceiling.
 //!
-//! Twice a second it walks all processes. In between it looks a hundred times a second whether the kernel has
+//! Twice a second it walks the processes below this one. In between it looks a hundred times a second whether the kernel has
 //! started anything (one small read), and at what it started: a GHC that runs for 30 ms is seen as well.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const WALK: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_millis(100);
 /// Looks at a new process, until it has become what it is going to be.
-const LOOKS_AT_NEW: u8 = 4;
+const LOOKS_AT_NEW: u8 = 6;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
 /// Runs without the ceiling that are told one by one.
@@ -126,6 +126,7 @@ impl Watch {
 struct Eye {
     asked: Size,
     own: u32,
+    starts: process::LastStarted,
     last_started: Option<u32>,
     walked: Option<Instant>,
     measured: Instant,
@@ -138,10 +139,12 @@ struct Eye {
 
 impl Eye {
     fn new(asked: Size) -> Self {
+        let starts = process::LastStarted::open();
         Self {
             asked,
             own: std::process::id(),
-            last_started: process::last_started(),
+            last_started: starts.get(),
+            starts,
             walked: None,
             measured: Instant::now(),
             new: HashMap::new(),
@@ -156,7 +159,7 @@ impl Eye {
             self.walked = Some(now);
             self.walk();
         }
-        let last = process::last_started();
+        let last = self.starts.get();
         if last != self.last_started
             && let (Some(from), Some(to)) = (self.last_started, last)
         {
@@ -184,10 +187,11 @@ impl Eye {
         }
     }
 
-    /// Looks at every process of the system.
+    /// Looks at every process below this one.
     fn walk(&mut self) {
+        let pids = process::descendants(self.own).unwrap_or_else(process::all);
         let stats: HashMap<u32, Stat> =
-            process::all().into_iter().filter_map(|pid| Some((pid, process::stat(pid)?))).collect();
+            pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid)?))).collect();
         self.live.retain(|pid, (start, _)| stats.get(pid).is_some_and(|stat| stat.start == *start));
         for (pid, stat) in &stats {
             self.consider(*pid, stat, Some(&stats));

@@ -123,7 +123,7 @@ impl Matrix {
         );
         match found.len() {
             0 => Ok(vec![Object::new()]),
-            ..=MAX_COMBINATIONS => Ok(found),
+            1..=MAX_COMBINATIONS => Ok(found),
             _ => Err(fail(too_many())),
         }
     }

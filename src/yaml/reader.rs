@@ -12,13 +12,15 @@ pub const MAX_INPUT_BYTES: usize = 16 << 20;
 /// How deep collections may be nested.
 pub const MAX_DEPTH: usize = 200;
 /// How many values a document may have after its aliases are expanded.
-pub const MAX_NODES: usize = 1_000_000;
-/// How many bytes of text (and keys) a document may have after its aliases are expanded.
+pub const MAX_NODES: usize = 420_000;
+/// How many bytes a document may take after its aliases are expanded: its text, its keys, its expressions.
 pub const MAX_EXPANDED_BYTES: usize = 48 << 20;
 /// How many commas a document may have: the scanner holds a whole `[…]` or `{…}` in memory.
 const MAX_COMMAS: usize = 300_000;
 /// What a key takes besides its text.
 const KEY_BYTES: usize = 40;
+/// What an expression takes once it is read.
+const EXPRESSION_BYTES: usize = 1000;
 
 /// Reads one document. A byte order mark is skipped; nothing at all is null.
 ///
@@ -137,7 +139,8 @@ impl Reader<'_> {
                     }
                     return Ok(());
                 }
-                self.grow(Size { nodes: 1, bytes: text.len() }, place)?;
+                let expressions = text.matches("${{").count();
+                self.grow(Size { nodes: 1, bytes: text.len() + expressions * EXPRESSION_BYTES }, place)?;
                 let node = self.scalar(&text, style, tag.as_deref(), span);
                 self.complete(node, anchor, before, 0)
             }
@@ -166,7 +169,10 @@ impl Reader<'_> {
         }
         if self.size.bytes > MAX_EXPANDED_BYTES {
             let mebibytes = MAX_EXPANDED_BYTES >> 20;
-            return Err(Error::new(place, format!("the document has more than {mebibytes} MiB of text")));
+            return Err(Error::new(
+                place,
+                format!("the document takes more than {mebibytes} MiB with its aliases and expressions"),
+            ));
         }
         Ok(())
     }

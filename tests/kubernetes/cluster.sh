@@ -82,7 +82,8 @@ Usage: $0 VERB
   up         start the cluster and wait until its node is ready
   down       stop it and leave nothing behind; the logs stay in $LOGS
   status     say what runs; exit code 1 if the cluster does not
-  run …      up, a command with SOWER_TEST_KUBECONFIG set to this cluster's kubeconfig, down
+  run …      a command with SOWER_TEST_KUBECONFIG set, on a cluster that is started and ended for it
+             unless it is up already
   kubectl …  kubectl with this cluster's kubeconfig
   helm [3]   fetch helm 4 and kubectl into $PARTS (helm 3: into $TARGET/parts/helm3/bin)
   packages   print the Debian packages that build, up and helm need
@@ -653,8 +654,9 @@ remove_control_groups() {
 
 run() {
     (($# > 0)) || wrong "run: no command given"
+    # One that was there before stays.
+    if ! running; then trap down EXIT; fi
     up
-    trap down EXIT
     SOWER_TEST_KUBECONFIG=$KUBECONFIG_FILE "$@"
 }
 

@@ -77,8 +77,11 @@ impl Evaluator<'_> {
 
     /// The first value whose truth is `wanted`, or the last.
     fn first_that(&mut self, nodes: &[Node], wanted: bool) -> Result<Computed, ExpressionError> {
+        let mark = self.live;
         let mut result = Computed::from(Value::Null);
         for node in nodes {
+            // The value before is let go.
+            self.live = mark;
             result = self.node(node)?;
             if result.value.is_truthy() == wanted {
                 break;

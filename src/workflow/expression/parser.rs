@@ -183,8 +183,11 @@ impl<'a> Parser<'a> {
         let mut node = self.call()?;
         // While true, `node` is a context and properties known from the text alone.
         let mut known = matches!(node, Node::Named(_));
+        if !indexable {
+            return Ok(node);
+        }
         let depth = self.depth;
-        while indexable {
+        loop {
             if self.take(&Kind::LeftBracket) {
                 if self.take(&Kind::Star) {
                     self.expect(&Kind::RightBracket)?;

@@ -6,6 +6,9 @@ use crate::workflow::model::{Defaults, Env};
 use crate::workflow::template::{Condition, Template};
 use crate::yaml::{Key, Kind, Node, Place};
 
+/// How many unknown keys of a mapping are compared with one that is missing.
+const MAX_LOOKED_AT: usize = 50;
+
 pub(super) struct Fields<'a> {
     entries: &'a [(Key, Node)],
     taken: Vec<bool>,
@@ -31,10 +34,14 @@ impl<'a> Fields<'a> {
     }
 
     /// Where a key stands that was probably meant to be `name`.
-    pub(super) fn misspelt(&self, name: &str) -> Option<Place> {
+    pub(super) fn misspelt(&self, name: &str, problems: &Problems) -> Option<Place> {
+        if !problems.may_suggest() {
+            return None;
+        }
         let wanted = format!("'{name}'");
         let unknown = self.entries.iter().filter(|(key, _)| !self.known.contains(&key.text.as_str()));
         unknown
+            .take(MAX_LOOKED_AT)
             .map(|(key, _)| key)
             .find(|key| did_you_mean(&key.text, self.known.iter().copied()).contains(&wanted))
             .map(|key| key.place)
@@ -46,7 +53,10 @@ impl<'a> Fields<'a> {
             if taken {
                 continue;
             }
-            let hint = did_you_mean(&key.text, self.known.iter().copied());
+            let hint = match problems.may_suggest() {
+                true => did_you_mean(&key.text, self.known.iter().copied()),
+                false => String::new(),
+            };
             let message = format!("unknown key '{}' in {}{hint}", key.text, self.owner);
             problems.warning(key.place, "unknown-key", message);
         }

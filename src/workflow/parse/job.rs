@@ -68,11 +68,11 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
         }
     } else {
         if has_runs_on.is_none() {
-            let place = fields.misspelt("runs-on").unwrap_or(key.place);
+            let place = fields.misspelt("runs-on", problems).unwrap_or(key.place);
             problems.warning(place, "missing-key", format!("the job '{id}' has no 'runs-on'"));
         }
         if steps.is_none() {
-            let place = fields.misspelt("steps").unwrap_or(key.place);
+            let place = fields.misspelt("steps", problems).unwrap_or(key.place);
             problems.warning(place, "no-steps", format!("the job '{id}' has no steps"));
         }
     }

@@ -76,6 +76,11 @@ impl Problems {
         self.add(Severity::Warning, place, rule, message);
     }
 
+    /// Whether there is still time to look for the word that was meant: not after a thousand findings.
+    pub(super) fn may_suggest(&self) -> bool {
+        self.found.len() < 1000
+    }
+
     /// Keeps the value, or notes why there is none.
     pub(super) fn keep<T>(&mut self, rule: &'static str, result: Result<T, EvaluationError>) -> Option<T> {
         result.map_err(|error| self.error(error.place, rule, error.message)).ok()
@@ -120,7 +125,7 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let on = match on {
         Some((_, node)) => trigger::triggers(node, problems),
         None => {
-            let place = fields.misspelt("on").unwrap_or(root.place);
+            let place = fields.misspelt("on", problems).unwrap_or(root.place);
             problems.warning(place, "missing-key", "the workflow has no 'on': no event starts it");
             super::model::Triggers::default()
         }
@@ -132,7 +137,7 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
     let mut jobs = IndexMap::new();
     match fields.take("jobs") {
         None => {
-            let place = fields.misspelt("jobs").unwrap_or(root.place);
+            let place = fields.misspelt("jobs", problems).unwrap_or(root.place);
             problems.error(place, "missing-key", "the workflow has no 'jobs'");
         }
         Some((_, node)) => match &node.kind {

@@ -109,7 +109,10 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
             None
         }
         (None, None) => {
-            let place = fields.misspelt("run").or_else(|| fields.misspelt("uses")).unwrap_or(node.place);
+            let place = fields
+                .misspelt("run", problems)
+                .or_else(|| fields.misspelt("uses", problems))
+                .unwrap_or(node.place);
             problems.error(place, "missing-key", format!("step {number} has neither 'run' nor 'uses'"));
             None
         }

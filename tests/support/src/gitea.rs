@@ -210,8 +210,22 @@ impl Gitea {
         Err(format!("{verb} {path}: {} {}", answer.status, answer.text()).into())
     }
 
-    /// A call of the web interface, as a person who has logged in.
+    /// A call of the web interface, as a person who has logged in. A server that was started again has forgotten them.
     fn web(&self, path: &str, body: &Json) -> Result<Answer, Trouble> {
+        let first = self.web_once(path, body)?;
+        let answer = if first.status == 200 {
+            first
+        } else {
+            *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.web_once(path, body)?
+        };
+        if answer.status == 200 {
+            return Ok(answer);
+        }
+        Err(format!("POST {path}: {} {}", answer.status, answer.text()).into())
+    }
+
+    fn web_once(&self, path: &str, body: &Json) -> Result<Answer, Trouble> {
         let session = self.log_in()?;
         let (cookies, csrf) = (session.header(), session.csrf());
         let headers = [
@@ -219,12 +233,7 @@ impl Gitea {
             ("x-csrf-token", csrf.as_str()),
             ("content-type", "application/json"),
         ];
-        let answer = ask("POST", &format!("{}{path}", self.url()), &headers, body.to_string().as_bytes())?;
-        if answer.status == 200 {
-            return Ok(answer);
-        }
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Err(format!("POST {path}: {} {}", answer.status, answer.text()).into())
+        Ok(ask("POST", &format!("{}{path}", self.url()), &headers, body.to_string().as_bytes())?)
     }
 
     fn log_in(&self) -> Result<Session, Trouble> {

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue, LOCATION};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, LOCATION};
 use hyper::{Method as Verb, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -18,6 +18,10 @@ use serde_json::json;
 use crate::forge::{PASSWORD, USER};
 use crate::http::{Body, BoxError, Site, basic, bytes, header, json as reply, not_found, parameter, text};
 use crate::options::RegistryOptions;
+
+/// Every kind of manifest.
+const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// A tag of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,6 +298,8 @@ async fn forward(options: &RegistryOptions, request: Request<Incoming>) -> Resul
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     parts.uri = target.parse::<Uri>()?;
     parts.headers.remove(AUTHORIZATION);
+    // Gitea hands out a manifest as it was pushed; the registry behind would convert it for who does not ask.
+    parts.headers.insert(ACCEPT, HeaderValue::from_static(MANIFESTS));
     parts.headers.insert(HOST, HeaderValue::from_str(&options.upstream.to_string())?);
     let response = sender.send_request(Request::from_parts(parts, body)).await?;
     let mut response = response.map(|body| body.map_err(BoxError::from).boxed());

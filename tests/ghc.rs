@@ -1,0 +1,333 @@
+//! The heap ceiling of GHC, with a real GHC and a real Nix: it reaches every GHC and nothing else, and the proof is true.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Prints the command line that GHC itself runs with.
+const SAY_ARGUMENTS: &str =
+    "readFile \"/proc/self/cmdline\" >>= putStrLn . map (\\c -> if c == '\\0' then ' ' else c)";
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn ran(output: &Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn command(program: &str, arguments: &[&str], directory: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    for name in ["GHCRTS", "GITHUB_PATH", "RUNNER_TEMP", "NIX_REMOTE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn sower(arguments: &[&str], directory: &Path) -> Ran {
+    ran(&command(env!("CARGO_BIN_EXE_sower"), arguments, directory).output().unwrap())
+}
+
+/// Runs a program that the test needs; its absence is a failure, not a pass.
+fn tool(program: &str, arguments: &[&str], directory: &Path) -> Ran {
+    let output = command(program, arguments, directory).output();
+    let ran =
+        ran(&output.unwrap_or_else(|error| panic!("{program}: {error}; `make test-parts` installs it")));
+    assert_eq!(ran.code, 0, "{program} {arguments:?}: {}", ran.stderr);
+    ran
+}
+
+fn needs_root() {
+    assert!(rustix::process::geteuid().is_root(), "mounts are root's: run this test as root");
+}
+
+/// A directory with launchers for the ceiling, and PATH with it in front.
+fn caps(directory: &Path, arguments: &[&str]) -> String {
+    let path_file = directory.join("path");
+    let temporary = directory.join("temp");
+    let mut all = vec!["ghc", "caps"];
+    all.extend(arguments);
+    let output = command(env!("CARGO_BIN_EXE_sower"), &all, directory)
+        .env("GITHUB_PATH", &path_file)
+        .env("RUNNER_TEMP", &temporary)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let front = fs::read_to_string(path_file).unwrap();
+    format!("{}:{}", front.lines().last().unwrap(), std::env::var("PATH").unwrap())
+}
+
+#[test]
+fn caps_reach_ghc_and_no_other_program() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    fs::write(at.join("Main.hs"), "main = getContents >>= putStr\n").unwrap();
+    tool("ghc", &["Main.hs", "-o", "ordinary"], at);
+    let path = caps(at, &["--heap", "1g", "--allocation-area", "16m", "--jobs", "1"]);
+    // Asked twice in a job, the launchers do not lead to launchers.
+    assert_eq!(caps(at, &["--heap", "1g", "--allocation-area", "16m", "--jobs", "1"]), path);
+    let with = |script: &str| ran(&command("sh", &["-c", script], at).env("PATH", &path).output().unwrap());
+
+    fs::write(at.join("Say.hs"), format!("main = {SAY_ARGUMENTS}\n")).unwrap();
+    for call in [
+        format!("ghc -e '{}'", SAY_ARGUMENTS.replace('\'', "'\\''")),
+        "runghc Say.hs".to_owned(),
+        "ghci -v0 Say.hs -e main".to_owned(),
+    ] {
+        let said = with(&call);
+        assert_eq!(said.code, 0, "{call}: {}", said.stderr);
+        assert!(said.stdout.contains("+RTS -A16m -M1g -RTS -j1"), "{call}: {}", said.stdout);
+    }
+    let ordinary = with("echo untouched | ./ordinary; printenv GHCRTS");
+    assert_eq!((ordinary.stdout.as_str(), ordinary.stderr.as_str()), ("untouched\n", ""));
+    // The same ceiling for the whole job would have ended it.
+    let ended = ran(&command("./ordinary", &[], at).env("GHCRTS", "-M1g").output().unwrap());
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+
+    // A program that GHC starts is an ordinary program as well.
+    fs::write(
+        at.join("Pre.hs"),
+        "import System.Environment\nmain = do { [_, i, o] <- getArgs; readFile i >>= writeFile o }\n",
+    )
+    .unwrap();
+    tool("ghc", &["Pre.hs", "-o", "pre"], at);
+    fs::write(at.join("Used.hs"), "module Used where\nused = 1\n").unwrap();
+    let used = with("ghc -F -pgmF ./pre -c Used.hs");
+    assert_eq!(used.code, 0, "{}", used.stderr);
+}
+
+#[test]
+fn what_the_workflow_sets_itself_is_honoured() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let path = caps(at, &[]);
+    let with = |arguments: &[&str]| {
+        ran(&command("ghc", arguments, at).env("PATH", &path).env("GHCRTS", "-M3g").output().unwrap()).stdout
+    };
+    let said = with(&["-e", SAY_ARGUMENTS]);
+    assert!(said.contains("+RTS -A32m -RTS"), "{said}");
+}
+
+#[test]
+fn the_ceiling_ends_what_goes_beyond_it() {
+    let directory = TempDir::new().unwrap();
+    let hungry = "let xs = [1 .. 20000000 :: Int] in print (sum xs + length xs)";
+    let ran = sower(
+        &["ghc", "run", "--heap", "100m", "--allocation-area", "1m", "--", "ghc", "-e", hungry],
+        directory.path(),
+    );
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("heap overflow") || ran.code == 251, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("GHC ran 1 time; heap ceiling in force: 100 MiB in 1 of 1"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn run_exits_as_the_command_does() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)] {
+        let ran = sower(&["ghc", "run", "--", "sh", "-c", script], at);
+        assert_eq!(ran.code, code, "{script}");
+        assert!(ran.stderr.ends_with("sower: GHC did not run\n"), "{}", ran.stderr);
+    }
+    assert_eq!(sower(&["ghc", "run", "--", "no-such-program"], at).code, 127);
+    for heap in ["2gb", "50%", "", "4k", "0"] {
+        let ran = sower(&["ghc", "run", "--heap", heap, "--", "true"], at);
+        assert_eq!(ran.code, 2, "{heap}");
+        assert!(ran.stderr.contains("heap"), "{heap}: {}", ran.stderr);
+    }
+    assert_eq!(sower(&["ghc", "run", "--heap", "1g", "--allocation-area", "1g", "--", "true"], at).code, 2);
+    let outside = sower(&["ghc", "caps"], at);
+    assert!(outside.code == 2 && outside.stderr.contains("--dir"), "{}", outside.stderr);
+}
+
+#[test]
+fn signals_are_the_commands() {
+    let directory = TempDir::new().unwrap();
+    let script = "trap 'echo caught; exit 9' TERM; touch ready; while :; do sleep 0.05; done";
+    let child =
+        command(env!("CARGO_BIN_EXE_sower"), &["ghc", "run", "--", "sh", "-c", script], directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    while !directory.path().join("ready").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = ran(&child.wait_with_output().unwrap());
+    assert_eq!((ended.code, ended.stdout.as_str()), (9, "caught\n"));
+}
+
+#[test]
+fn run_reaches_ghc_by_its_full_path_and_tells_who_ran_without() {
+    needs_root();
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let libdir = tool("ghc", &["--print-libdir"], at).stdout.trim().to_owned();
+    let binary = Path::new(&libdir).join("bin/ghc");
+    let script = format!("PATH=/usr/bin:/bin {} -B{libdir} -e 'print 1'", binary.display());
+    let bound = sower(&["ghc", "run", "--require", "--", "sh", "-c", &script], at);
+    assert_eq!((bound.code, bound.stdout.as_str()), (0, "1\n"), "{}", bound.stderr);
+    assert!(
+        bound.stderr.contains("GHC ran 1 time; heap ceiling in force: 2 GiB in 1 of 1, peak RSS "),
+        "{}",
+        bound.stderr
+    );
+    // Outside of that run nothing has changed.
+    assert!(!Path::new(&libdir).join("bin/ghc.original").exists());
+
+    // The build's own flag is read last.
+    let raised = ["ghc", "run", "--require", "--", "ghc", "+RTS", "-M3g", "-RTS", "-e", "print 1"];
+    let ran = sower(&raised, at);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("heap ceiling in force: 3 GiB in 1 of 1"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; with 3 GiB: "), "{}", ran.stderr);
+
+    // A copy that nobody knows of is still seen.
+    fs::copy(&binary, at.join("ghc")).unwrap();
+    let script =
+        format!("LD_LIBRARY_PATH=$(echo {libdir}/*/ | tr ' ' ':') exec ./ghc -B{libdir} -e 'print 2'");
+    let ran = sower(&["ghc", "run", "--require", "--", "sh", "-c", &script], at);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, "2\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("none in 1 of 1") && ran.stderr.contains("without: ./ghc"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("started by sower"), "{}", ran.stderr);
+}
+
+/// A Nix store of the test's own, with a GHC in it, and a flake without nixpkgs whose builder runs that GHC.
+struct Nix {
+    directory: TempDir,
+    environment: Vec<(&'static str, String)>,
+    compiler: String,
+}
+
+impl Nix {
+    fn new(sandbox: bool, ghcrts: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let config = format!(
+            "experimental-features = nix-command flakes\nbuild-users-group =\nsubstituters =\nsandbox = {sandbox}\nextra-sandbox-paths = /usr /lib /lib64 /bin /var/lib/ghc\n"
+        );
+        let environment = vec![
+            ("NIX_CONFIG", config),
+            ("NIX_STORE_DIR", at("store")),
+            ("NIX_STATE_DIR", at("var")),
+            ("NIX_LOG_DIR", at("log")),
+            ("NIX_CONF_DIR", at("etc")),
+            ("HOME", directory.path().display().to_string()),
+        ];
+        let mut nix = Self { environment, compiler: String::new(), directory };
+        let libdir = tool("ghc", &["--print-libdir"], nix.at()).stdout.trim().to_owned();
+        let tree = nix.at().join("ghc-9.0.2");
+        fs::create_dir_all(tree.join("bin")).unwrap();
+        fs::write(tree.join("bin/ghc"), format!("#!/bin/sh\nexec {libdir}/bin/ghc -B{libdir} \"$@\"\n"))
+            .unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(tree.join("bin/ghc"), fs::Permissions::from_mode(0o755)).unwrap();
+        nix.compiler = nix.nix(&["store", "add-path", "ghc-9.0.2"]);
+        fs::create_dir(nix.at().join("flake")).unwrap();
+        let compiler = &nix.compiler;
+        let flake = format!(
+            r#"{{ outputs = {{ self }}: {{ packages.x86_64-linux.docker = derivation {{
+  name = "image"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin"; {ghcrts}
+  compiler = builtins.storePath "{compiler}";
+  args = [ "-c" "echo environment: $GHCRTS. > $out; $compiler/bin/ghc -e 'readFile \"/proc/self/cmdline\" >>= appendFile (\"'$out'\")'" ];
+}}; }}; }}
+"#
+        );
+        fs::write(nix.at().join("flake/flake.nix"), flake).unwrap();
+        nix
+    }
+
+    fn at(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Ran {
+        let output = command(program, arguments, self.at())
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .output();
+        ran(&output.unwrap_or_else(|error| panic!("{program}: {error}; `make test-parts` installs it")))
+    }
+
+    fn nix(&self, arguments: &[&str]) -> String {
+        let ran = self.run("nix", arguments);
+        assert_eq!(ran.code, 0, "nix {arguments:?}: {}", ran.stderr);
+        ran.stdout.trim().to_owned()
+    }
+}
+
+const INSTALLABLE: &str = "./flake#docker";
+
+fn ceiling_inside_a_build(sandbox: bool) {
+    needs_root();
+    let nix = Nix::new(sandbox, "");
+    let eval = ["eval", "--impure", "--raw", "./flake#docker.drvPath"];
+    let derivation = nix.nix(&eval);
+    let sower = env!("CARGO_BIN_EXE_sower");
+    let under = ["ghc", "run", "--require", "--", "nix"];
+    let same = nix.run(sower, &[&under[..], &eval[..]].concat());
+    assert_eq!(same.stdout, derivation, "the derivation is another one under the ceiling");
+
+    let built = nix.run(sower, &[&under[..], &["build", "--impure", "-L", INSTALLABLE]].concat());
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    assert!(
+        built.stderr.contains("GHC ran 1 time; heap ceiling in force: 2 GiB in 1 of 1"),
+        "{}",
+        built.stderr
+    );
+    let said = fs::read_to_string(nix.at().join("result")).unwrap();
+    assert!(said.starts_with("environment: .\n"), "{said}");
+    assert!(said.contains("+RTS\0-A32m\0-M2g\0-RTS"), "{said}");
+    nix.nix(&["store", "verify", "--no-trust", &nix.compiler]);
+}
+
+#[test]
+fn the_ceiling_is_in_force_inside_a_nix_build() {
+    ceiling_inside_a_build(false);
+}
+
+#[test]
+fn the_ceiling_is_in_force_inside_nix_s_sandbox() {
+    ceiling_inside_a_build(true);
+}
+
+#[test]
+fn caps_tell_which_derivations_carry_a_ceiling() {
+    for (ghcrts, words) in [("", "  image: none"), ("GHCRTS = \"-A32m -M2g\";", "  image: 2 GiB")] {
+        let nix = Nix::new(false, ghcrts);
+        // Only a path known to the evaluator may be read in pure mode; a plain text may always.
+        let flake = nix.at().join("flake/flake.nix");
+        let text = fs::read_to_string(&flake).unwrap().replace("builtins.storePath ", "");
+        fs::write(&flake, text).unwrap();
+        let ran = nix.run(
+            env!("CARGO_BIN_EXE_sower"),
+            &["ghc", "caps", "--dir", "launchers", "--installable", INSTALLABLE],
+        );
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(
+            ran.stdout.contains("1 of 1 derivations run GHC") && ran.stdout.contains(words),
+            "{}",
+            ran.stdout
+        );
+    }
+    let ran = Nix::new(false, "").run(
+        env!("CARGO_BIN_EXE_sower"),
+        &["ghc", "caps", "--dir", "launchers", "--installable", "./nothing"],
+    );
+    assert!(ran.code == 1 && ran.stderr.contains("./nothing"), "{}", ran.stderr);
+}
