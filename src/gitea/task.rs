@@ -300,13 +300,13 @@ mod tests {
 
     #[test]
     fn the_configuration_says_where_jobs_work() {
-        let text = b"runner: {file: /srv/sower/.runner}\nhost: {workdir_parent: /work, home: /home/ci}\n";
+        let text = b"runner: {file: /srv/sower/.runner}\nhost: {workdir_parent: /builds, home: /home/ci}\n";
         let (config, _) = Config::parse(Path::new("c"), text).unwrap();
         let (spec, meta) = spec(Task { id: 12, ..Task::default() }, &config);
-        assert_eq!(spec.places.scratch, Path::new("/work/task-12/scratch"));
+        assert_eq!(spec.places.scratch, Path::new("/builds/task-12/scratch"));
         assert_eq!(spec.places.home, Path::new("/home/ci"));
         assert_eq!(spec.places.action_cache, Path::new("/srv/sower/cache/actions"));
-        assert_eq!(meta.work.as_deref(), Some(Path::new("/work/task-12")));
+        assert_eq!(meta.work.as_deref(), Some(Path::new("/builds/task-12")));
     }
 
     #[test]
