@@ -13,7 +13,7 @@ fn parse(text: &str) -> Result<(Config, Vec<String>), String> {
 }
 
 fn documented() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/runner-config/config.yaml")).unwrap()
+    include_str!("../runner-config/config.yaml").to_owned()
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::Backoff;
 use super::client::{Client, SummaryPlace};
 use super::error::{Error, Meaning};
 use super::poller::stopped;
-use super::track::Tracker;
+use super::track::{Tracker, cut_ranges};
 use crate::events::journal::{self, Reader};
 use crate::events::{Event, Timestamp};
 use crate::supervisor::{self, Gone, JobProcess, State};
@@ -110,6 +110,10 @@ pub(super) struct Reporter {
     /// How many rows Gitea has; `None` until it was asked.
     acknowledged: Option<u64>,
     sealed: bool,
+    /// How many rows a log has that was sealed by somebody else.
+    sealed_at: Option<u64>,
+    /// The final batch was sent before, and its reply did not arrive.
+    end_was_sent: bool,
     /// The state that belongs to the acknowledged rows.
     state: TaskState,
     /// Gitea does not have this state yet.
@@ -163,6 +167,8 @@ impl Reporter {
             limit: MAX_BATCH,
             acknowledged: fresh.then_some(0),
             sealed: false,
+            sealed_at: None,
+            end_was_sent: false,
             state: tracker.state(task),
             tracker,
             changed: false,
@@ -435,7 +441,7 @@ impl Reporter {
                 self.log.succeeded(self.task);
                 self.acknowledge(u64::try_from(reply.ack_index).unwrap_or(0), asking, sent, no_more);
             }
-            Err(error) => self.log_failed(&error),
+            Err(error) => self.log_failed(&error, no_more),
         }
     }
 
@@ -480,7 +486,7 @@ impl Reporter {
         }
     }
 
-    fn log_failed(&mut self, error: &Error) {
+    fn log_failed(&mut self, error: &Error, no_more: bool) {
         match error.meaning() {
             Meaning::LogSealed => {
                 if self.tracker.ended().is_none() {
@@ -488,6 +494,9 @@ impl Reporter {
                 }
                 self.sealed = true;
                 self.rows = Vec::new();
+                // The end may have arrived at an earlier try. Who has only just asked does not know, and whoever
+                // sealed the log had the last word.
+                self.sealed_at = if self.end_was_sent { None } else { self.acknowledged };
                 if self.acknowledged.is_some() {
                     self.take_state();
                 }
@@ -498,13 +507,19 @@ impl Reporter {
                 self.limit /= 2;
                 debug!("task {}: {error}; batches of {} bytes from now on", self.task, self.limit);
             }
-            _ => self.lost |= failed(&mut self.log, error, self.task, self.ephemeral),
+            _ => {
+                self.end_was_sent |= no_more && matches!(error, Error::Unreachable { .. });
+                self.lost |= failed(&mut self.log, error, self.task, self.ephemeral);
+            }
         }
     }
 
     /// Makes the present state the one to report. Only when Gitea has every row that was read.
     fn take_state(&mut self) {
-        let state = self.tracker.state(self.task);
+        let mut state = self.tracker.state(self.task);
+        if let Some(rows) = self.sealed_at {
+            cut_ranges(&mut state, rows);
+        }
         self.caught_up = true;
         if state != self.state {
             self.state = state;
@@ -532,7 +547,10 @@ impl Reporter {
     /// Sends the state: a sign of life, or the end.
     async fn send_state(&mut self) {
         let over = self.is_over();
-        let state = if over { self.tracker.final_state(self.task) } else { self.state.clone() };
+        let mut state = if over { self.tracker.final_state(self.task) } else { self.state.clone() };
+        if let Some(rows) = self.sealed_at {
+            cut_ranges(&mut state, rows);
+        }
         let request = UpdateTaskRequest { state: Some(state), outputs: self.tracker.outputs().clone() };
         self.last_state = Instant::now();
         match self.client.update_task(&request).await {

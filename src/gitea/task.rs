@@ -183,7 +183,8 @@ fn needs(needs: BTreeMap<String, TaskNeed>) -> IndexMap<String, Need> {
 fn steps(workflow: &str) -> Vec<StepInfo> {
     let Ok(document) = yaml::parse(workflow.as_bytes()) else { return Vec::new() };
     let jobs = document.get("jobs").and_then(yaml::Node::as_mapping).unwrap_or_default();
-    let [(_, job)] = jobs else { return Vec::new() };
+    // A payload has one job. Of one that has more, the first counts, as it does for whoever made its steps.
+    let Some((_, job)) = jobs.first() else { return Vec::new() };
     let steps = job.get("steps").and_then(yaml::Node::as_sequence).unwrap_or_default();
     let text = |step: &yaml::Node, key: &str| step.get(key).and_then(yaml::Node::scalar_text);
     steps
@@ -299,13 +300,13 @@ mod tests {
 
     #[test]
     fn the_configuration_says_where_jobs_work() {
-        let text = b"runner: {file: /srv/sower/.runner}\nhost: {workdir_parent: /work, home: /home/ci}\n";
+        let text = b"runner: {file: /srv/sower/.runner}\nhost: {workdir_parent: /builds, home: /home/ci}\n";
         let (config, _) = Config::parse(Path::new("c"), text).unwrap();
         let (spec, meta) = spec(Task { id: 12, ..Task::default() }, &config);
-        assert_eq!(spec.places.scratch, Path::new("/work/task-12/scratch"));
+        assert_eq!(spec.places.scratch, Path::new("/builds/task-12/scratch"));
         assert_eq!(spec.places.home, Path::new("/home/ci"));
         assert_eq!(spec.places.action_cache, Path::new("/srv/sower/cache/actions"));
-        assert_eq!(meta.work.as_deref(), Some(Path::new("/work/task-12")));
+        assert_eq!(meta.work.as_deref(), Some(Path::new("/builds/task-12")));
     }
 
     #[test]

@@ -216,6 +216,15 @@ impl Step {
     }
 }
 
+/// Cuts the ranges of a state to a log that was sealed at this many rows.
+pub(super) fn cut_ranges(state: &mut TaskState, rows: u64) {
+    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+    for step in &mut state.steps {
+        step.log_index = step.log_index.min(rows);
+        step.log_length = step.log_length.min(rows - step.log_index);
+    }
+}
+
 fn wire_time(time: Timestamp) -> WireTime {
     let (seconds, nanos) = time.seconds_and_nanos();
     WireTime { seconds, nanos }
@@ -325,6 +334,24 @@ mod tests {
         ]);
         assert_eq!(rows, [0, 1]);
         assert_eq!(tracker.outputs().keys().collect::<Vec<_>>(), ["ok"]);
+    }
+
+    #[test]
+    fn a_log_that_was_sealed_early_ends_the_ranges() {
+        let (tracker, _) = track(vec![
+            started(2),
+            begin(0),
+            row("a"),
+            row("b"),
+            row("c"),
+            end(0, Conclusion::Success),
+            begin(1),
+            row("d"),
+        ]);
+        let mut state = tracker.state(1);
+        cut_ranges(&mut state, 2);
+        let ranges: Vec<_> = state.steps.iter().map(|step| (step.log_index, step.log_length)).collect();
+        assert_eq!(ranges, [(0, 2), (2, 0)]);
     }
 
     #[test]
