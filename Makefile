@@ -58,8 +58,9 @@ lint: ## formatting and lints, as the tests want them
 fmt: ## format the code
 	cargo fmt --all
 
+# linux_getrandom: the system call itself. Elsewise a static binary finds none and wants /dev/urandom.
 build: ## the release binary, static
-	@RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TRIPLE) --package sower
+	@RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' cargo build --release --target $(TRIPLE) --package sower
 
 dist: build ## a tarball with the static binary, runner-config and licences
 	@rm -rf $(TARGET)/dist/$(DIST) && mkdir -p $(TARGET)/dist/$(DIST)

@@ -29,6 +29,17 @@ impl Default for Options {
 pub fn client(options: &Options) -> Result<reqwest::Client, reqwest::Error> {
     // A second call finds the provider installed already, which is what is wanted.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // Building refuses where the system has no certificates at all, plain HTTP or not.
+    builder(options).build().or_else(|_| builder(options).tls_backend_preconfigured(built_in_roots()).build())
+}
+
+/// TLS that trusts the roots which are compiled in.
+fn built_in_roots() -> rustls::ClientConfig {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+fn builder(options: &Options) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("sower/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(15))
@@ -44,5 +55,5 @@ pub fn client(options: &Options) -> Result<reqwest::Client, reqwest::Error> {
     if options.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);
     }
-    builder.build()
+    builder
 }
