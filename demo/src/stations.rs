@@ -184,7 +184,8 @@ fn ask(host: &str, port: u16) -> std::io::Result<String> {
     let address = format!("{host}:{port}").parse().map_err(std::io::Error::other)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET / HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    // In one piece: the application answers what arrives first.
+    stream.write_all(format!("GET / HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)

@@ -143,7 +143,7 @@ fn check_all(args: &CheckArgs) -> Outcome {
         progress.inc(1);
     }
     progress.finish_and_clear();
-    if archives.len() > 1 && !args.json && !(args.quiet && tally.not_sound + tally.not_asked == 0) {
+    if archives.len() > 1 && !args.json {
         say(&total(&tally))?;
     }
     Ok(tally.code())

@@ -3,6 +3,8 @@
 //! Names are resolved inside the process (a static glibc would load resolver plug-ins at run time), and
 //! certificates are checked against the system's store, or the built-in roots where the system has none.
 
+mod resolver;
+
 use std::time::Duration;
 
 /// What may differ between clients.
@@ -41,6 +43,7 @@ fn built_in_roots() -> rustls::ClientConfig {
 
 fn builder(options: &Options) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
+        .dns_resolver(resolver::Resolver)
         .user_agent(concat!("sower/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(15))
         .tcp_keepalive(Duration::from_secs(30))
