@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prost::Message;
@@ -114,7 +116,12 @@ pub struct Client {
     http: reqwest::Client,
     address: Address,
     credentials: Option<Credentials>,
+    /// What the reply to Declare said of job summaries; until there is one they are tried.
+    summaries: Arc<AtomicBool>,
 }
+
+/// Header of the reply to Declare, from 1.27 on: what the server can do.
+const SERVER_CAPABILITIES: &str = "x-gitea-actions-capabilities";
 
 impl Client {
     /// A client without credentials, which can ping and register.
@@ -124,7 +131,7 @@ impl Client {
     pub fn new(address: Address, insecure: bool) -> Result<Self, Error> {
         let http = http::client(&http::Options { insecure, ..http::Options::default() })
             .map_err(|error| unreachable(&address, &error))?;
-        Ok(Self { http, address, credentials: None })
+        Ok(Self { http, address, credentials: None, summaries: Arc::new(AtomicBool::new(true)) })
     }
 
     /// The same for a registered runner.
@@ -190,6 +197,12 @@ impl Client {
     /// When the server refuses or does not answer.
     pub async fn update_log(&self, request: &UpdateLogRequest) -> Result<UpdateLogResponse, Error> {
         self.runner("UpdateLog", request, None).await
+    }
+
+    /// Whether the server shows job summaries, as far as it has said.
+    #[must_use]
+    pub fn shows_summaries(&self) -> bool {
+        self.summaries.load(Ordering::Relaxed)
     }
 
     /// Sends the summary of a step, with the task's own token.
@@ -266,6 +279,11 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         if status.is_success() && proto {
+            if method == "Declare" {
+                let said = response.headers().get(SERVER_CAPABILITIES).and_then(|value| value.to_str().ok());
+                let mut words = said.unwrap_or_default().split([',', ' ']);
+                self.summaries.store(words.any(|word| word == "job-summary"), Ordering::Relaxed);
+            }
             return R::decode(body.as_slice())
                 .map_err(|error| Error::Nonsense { method, message: error.to_string() });
         }

@@ -584,6 +584,10 @@ impl Reporter {
     /// Sends a summary. It is an extra: where it cannot be shown, the job goes on without it.
     async fn send_summary(&mut self) {
         let Some((step, markdown)) = self.summary.take() else { return };
+        if !self.client.shows_summaries() {
+            debug!("task {}: this Gitea shows no summaries", self.task);
+            return;
+        }
         let meta = self.process.dir().read_meta();
         let token = self.process.dir().read_token();
         let (Some(run), Some(job)) = (meta.run_number, meta.job_number) else { return };
