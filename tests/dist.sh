@@ -77,7 +77,7 @@ jobs:
         run: test "${{ steps.one.outputs.answer }}" = 42
 END
 echo "$root/workflow.yaml" >&"$to_forge"
-read -r -t 60 result <&"${FORGE[0]}" || fail "no result of the job"
+read -r -t 30 result <&"${FORGE[0]}" || fail "no result of the job"
 [[ $result == success ]] || fail "the job ended with $result"
 passed "daemon and a job: $result"
 echo "4 passed, 0 failed"

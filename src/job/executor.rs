@@ -268,7 +268,7 @@ impl<'a> Executor<'a> {
         fs::write(&event_path, event.to_string()).map_err(|error| named(&event_path, &error))?;
         // Steps call this very program, whatever else is on the path.
         let link = scratch.join("bin/sower");
-        match std::os::unix::fs::symlink(std::env::current_exe()?, &link) {
+        match std::os::unix::fs::symlink(host::this_program()?, &link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(named(&link, &error)),
             _ => {}
         }

@@ -1,6 +1,8 @@
 //! What this host is, as the head of a log and the `runner` context tell it.
 
 use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 /// The facts about a host that a reader of a log wants to know.
 #[derive(Debug, Clone)]
@@ -42,6 +44,17 @@ impl Host {
         let cpus = if self.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", self.cpus) };
         format!("{} ({}, {}), {cpus}{memory}", self.name, self.system, self.machine)
     }
+}
+
+/// The file of this very program. Where `/proc` is not mounted, what it was called by tells.
+///
+/// # Errors
+/// When neither the system nor the command line says it.
+pub fn this_program() -> io::Result<PathBuf> {
+    std::env::current_exe().or_else(|error| {
+        let called = std::env::args_os().next().ok_or(error)?;
+        which::which(called).map_err(io::Error::other)
+    })
 }
 
 /// `X64`, `ARM64` and so on, as `runner.arch` has it.

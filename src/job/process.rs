@@ -151,7 +151,7 @@ impl Output {
             .env_clear()
             .envs(program.environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
             .current_dir(program.directory)
-            .stdin(Stdio::null())
+            .stdin(no_input()?)
             .stdout(Stdio::from(self.write.try_clone()?))
             .stderr(Stdio::from(self.write.try_clone()?))
             .process_group(0)
@@ -282,6 +282,17 @@ impl Stop {
     /// A process that not even SIGKILL ends sits in the kernel (a dead network mount): nobody can wait for that.
     fn given_up(&self, now: Instant) -> bool {
         self.stage == 2 && now.duration_since(self.since) > Duration::from_secs(60)
+    }
+}
+
+/// Standard input for a process that is to have none: `/dev/null`, or a pipe that has ended where there is no `/dev`.
+///
+/// # Errors
+/// When no file descriptor is left.
+pub fn no_input() -> io::Result<Stdio> {
+    match std::fs::File::open("/dev/null") {
+        Ok(null) => Ok(null.into()),
+        Err(_) => Ok(io::pipe()?.0.into()),
     }
 }
 

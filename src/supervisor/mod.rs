@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 
 pub use close::{Gone, close};
 pub use directory::{JobDir, Lock, Meta, StateDir};
@@ -119,7 +119,7 @@ impl Program {
     /// # Errors
     /// When the system does not say which program this is.
     pub fn this() -> io::Result<Self> {
-        Ok(Self { path: std::env::current_exe()?, arguments: vec!["job".into()] })
+        Ok(Self { path: crate::job::host::this_program()?, arguments: vec!["job".into()] })
     }
 
     /// Another program; the job's directory becomes its last argument.
@@ -130,7 +130,8 @@ impl Program {
     fn command(&self) -> Command {
         let replaced = std::env::current_exe().is_ok_and(|now| now != self.path) && !self.path.exists();
         let mut command = if replaced { Command::new("/proc/self/exe") } else { Command::new(&self.path) };
-        command.arg0(self.path.file_name().unwrap_or(self.path.as_os_str()));
+        // Whole, since it is how the job finds its program where /proc is not mounted.
+        command.arg0(&self.path);
         command.args(&self.arguments);
         command
     }
@@ -178,7 +179,8 @@ impl JobProcess {
             }
         }
         let second = log.try_clone().map_err(Error::io(&path))?;
-        command.stdin(Stdio::null()).stdout(log).stderr(second);
+        let none = crate::job::process::no_input().map_err(Error::io(Path::new("/dev/null")))?;
+        command.stdin(none).stdout(log).stderr(second);
         let child =
             command.spawn().map_err(|source| Error::Start { program: program.path.clone(), source })?;
         drop(command);
