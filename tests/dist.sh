@@ -17,7 +17,7 @@ daemon=
 to_forge=
 cleanup() {
     if [[ -n $to_forge ]]; then exec {to_forge}>&-; fi
-    if [[ -n $daemon ]]; then kill "$daemon" 2>/dev/null && wait "$daemon" 2>/dev/null; fi
+    if [[ -n $daemon ]]; then kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; fi || true
     rm -rf "$root"
     return 0
 }
