@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(10);
 const WALK: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_millis(100);
 /// Looks at a new process, until it has become what it is going to be.
-const LOOKS_AT_NEW: u8 = 6;
+const LOOKS_AT_NEW: u8 = 20;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
 /// Runs without the ceiling that are told one by one.
@@ -220,6 +220,13 @@ impl Eye {
         if arguments.is_empty() {
             // It is just being started, or just ended.
             return false;
+        }
+        // The parent may have become GHC after it was looked at last.
+        if stat.parent != self.own
+            && !self.live.contains_key(&stat.parent)
+            && let Some(parent) = process::stat(stat.parent)
+        {
+            self.consider(stat.parent, &parent, known);
         }
         // A GHC that has forked and not yet become the assembler looks like a second one.
         if self.live.get(&stat.parent).is_some_and(|(_, parents)| *parents == arguments) {
