@@ -156,8 +156,9 @@ impl Eye {
     fn look(&mut self) {
         let now = Instant::now();
         if self.walked.is_none_or(|last| now - last >= WALK) {
+            let first = self.walked.is_none();
             self.walked = Some(now);
-            self.walk();
+            self.walk(first);
         }
         let last = self.starts.get();
         if last != self.last_started
@@ -188,13 +189,17 @@ impl Eye {
     }
 
     /// Looks at every process below this one.
-    fn walk(&mut self) {
+    fn walk(&mut self, first: bool) {
         let pids = process::descendants(self.own).unwrap_or_else(process::all);
         let stats: HashMap<u32, Stat> =
             pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid)?))).collect();
         self.live.retain(|pid, (start, _)| stats.get(pid).is_some_and(|stat| stat.start == *start));
         for (pid, stat) in &stats {
-            self.consider(*pid, stat, Some(&stats));
+            let settled = self.consider(*pid, stat, Some(&stats));
+            // What was started before the watch may be on its way to becoming GHC, and counts as new no more.
+            if first && !settled {
+                self.new.insert(*pid, 0);
+            }
         }
     }
 
