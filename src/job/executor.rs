@@ -273,11 +273,7 @@ impl<'a> Executor<'a> {
             _ => {}
         }
         let fixed = plan.fixed(spec, log.debug);
-        let tracking_id = match &members {
-            Members::Tracked(id) => id.clone(),
-            Members::All => format!("sower-{}", std::process::id()),
-        };
-        let runner_env = environment::runner(spec, &fixed, &tracking_id, log.debug);
+        let runner_env = environment::runner(spec, &fixed, members.mark(), log.debug);
         Ok(Self {
             spec,
             job: plan.job(),
@@ -456,7 +452,7 @@ impl<'a> Executor<'a> {
 
     /// Leaves nothing behind: no process and no file.
     fn clean_up(&mut self) -> io::Result<()> {
-        self.members.end(LEFTOVER_GRACE);
+        self.members.end_all(LEFTOVER_GRACE);
         let Self { output, interpreter, log, .. } = self;
         output.drain_rest(&mut |bytes| interpreter.take(bytes, log))?;
         interpreter.end(log)?;

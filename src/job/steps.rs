@@ -398,12 +398,12 @@ impl Executor<'_> {
                 Conclusion::Failure
             }
             Ended::TimedOut => {
-                self.members.end(self.grace.terminate);
+                self.members.end(self.output.started(), self.grace.terminate);
                 self.log.error("The time limit was reached; the step was stopped.")?;
                 Conclusion::Failure
             }
             Ended::Cancelled => {
-                self.members.end(self.grace.terminate);
+                self.members.end(self.output.started(), self.grace.terminate);
                 self.notice_cancel()?;
                 if self.status == Status::Cancelled { Conclusion::Cancelled } else { Conclusion::Failure }
             }

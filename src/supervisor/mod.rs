@@ -7,6 +7,7 @@
 mod close;
 mod directory;
 mod process;
+mod trace;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -19,6 +20,7 @@ use std::process::{Child, Command, ExitStatus};
 pub use close::{Gone, close};
 pub use directory::{JobDir, Lock, Meta, StateDir};
 pub use process::Identity;
+pub use trace::{Trace, enter, sweep};
 
 use crate::events::journal;
 
