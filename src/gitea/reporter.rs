@@ -39,6 +39,9 @@ const WATCH: Duration = Duration::from_secs(1);
 /// The task's state is sent at least this often; Gitea gives a task up after ten minutes, and a cancel is told in
 /// the reply.
 const HEARTBEAT: Duration = Duration::from_secs(4);
+/// How often it is sent while more rows wait than fit into a batch: each call makes Gitea read and write the index of
+/// all rows again, which is what a long log waits for.
+const STATE_WHILE_BEHIND: Duration = Duration::from_secs(2);
 /// Events read at a time before others have their turn.
 const READ_AT_ONCE: usize = 10_000;
 /// How often a summary is sent that does not arrive.
@@ -538,10 +541,11 @@ impl Reporter {
         if now < self.states.next || !self.caught_up {
             return false;
         }
+        let pace = if self.held.is_some() { self.pace.max(STATE_WHILE_BEHIND) } else { self.pace };
         self.is_over()
             || now >= self.last_state + HEARTBEAT
             || self.tracker.output_bytes() >= MAX_OUTPUTS
-            || self.changed && (stopping || now >= self.last_state + self.pace)
+            || self.changed && (stopping || now >= self.last_state + pace)
     }
 
     /// Sends the state: a sign of life, or the end.
