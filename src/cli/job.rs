@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::events::bound::Bounded;
 use crate::events::journal::Writer;
 use crate::job::executor;
 use crate::job::process::Control;
@@ -56,7 +57,8 @@ pub(super) fn run(args: &Args) -> Outcome {
             let _ = file.sync_data();
         }
     });
-    let ended = executor::run(&spec, &mut journal, &control, members);
+    let mut bounded = Bounded::new(&mut journal, spec.journal_limit);
+    let ended = executor::run(&spec, &mut bounded, &control, members);
     // Whether it is written here or by the daemon: the end needs room.
     directory.release();
     ended.map_err(|error| Failure::not_well(named(&directory.journal(), &error)))?;

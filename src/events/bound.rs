@@ -128,7 +128,8 @@ mod tests {
         let time = Timestamp::from_micros(1);
         let mut rows = Rows::default();
         let mut bounded = Bounded::new(&mut rows, 1 << 20);
-        let end = Event::StepEnded { time, step: 0, outcome: Conclusion::Success, conclusion: Conclusion::Success };
+        let end =
+            Event::StepEnded { time, step: 0, outcome: Conclusion::Success, conclusion: Conclusion::Success };
         for step in 0..2 {
             for number in 0..50_000 {
                 let text = format!("{step} row {number:06} {}", "x".repeat(30));
@@ -142,7 +143,9 @@ mod tests {
         assert!(rows[0].starts_with("0 row 000000"));
         assert_eq!(rows.iter().filter(|row| row.contains("runner.journal_limit")).count(), 1);
         let ends: Vec<usize> = (0..rows.len()).filter(|index| rows[*index] == "-").collect();
-        assert!(rows[ends[0] - 1].starts_with("0 row 049999") && rows[ends[1] - 1].starts_with("1 row 049999"));
+        assert!(
+            rows[ends[0] - 1].starts_with("0 row 049999") && rows[ends[1] - 1].starts_with("1 row 049999")
+        );
         // Whatever is missing is counted.
         let said: usize = rows
             .iter()

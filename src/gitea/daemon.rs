@@ -181,12 +181,22 @@ impl Daemon {
                 continue;
             }
             let task = dir.task();
-            let process = if dir.may_start()? {
-                info!("task {task}: received by an earlier daemon, starting it");
-                self.start(&dir)?
-            } else {
-                info!("task {task}: found, reporting goes on");
-                JobProcess::find(dir)?
+            let found = dir.may_start().and_then(|may_start| {
+                if may_start {
+                    info!("task {task}: received by an earlier daemon, starting it");
+                    self.start(&dir)
+                } else {
+                    info!("task {task}: found, reporting goes on");
+                    JobProcess::find(dir.clone())
+                }
+            });
+            // One directory that cannot be read is no reason to leave the others alone.
+            let process = match found {
+                Ok(process) => process,
+                Err(error) => {
+                    error!("task {task}: {error}");
+                    continue;
+                }
             };
             // More jobs than slots are looked after all the same; no more are fetched then.
             let permit = Arc::clone(&self.slots).try_acquire_owned().ok();

@@ -207,10 +207,7 @@ mod tests {
             [Path::new("/sys/fs/cgroup/unified/b"), Path::new("/sys/fs/cgroup/freezer/a")]
         );
         let unified = "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(
-            parents(unified, "0::/openrc.sower"),
-            [Path::new("/sys/fs/cgroup/openrc.sower")]
-        );
+        assert_eq!(parents(unified, "0::/openrc.sower"), [Path::new("/sys/fs/cgroup/openrc.sower")]);
         let container = "25 30 0:22 /docker/x /sys/fs/cgroup ro - cgroup2 cgroup rw";
         assert_eq!(parents(container, "0::/docker/x/y"), [Path::new("/sys/fs/cgroup/y")]);
         assert!(parents(container, "0::/../z").is_empty());

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::spec::Patience;
 use super::tree::{self, Members, Process};
 
 /// How long a process that is to stop is given.
@@ -27,10 +28,19 @@ pub struct Grace {
     pub terminate: Duration,
 }
 
+impl From<Patience> for Grace {
+    fn from(patience: Patience) -> Self {
+        Self {
+            interrupt: Duration::from_millis(patience.interrupt_millis),
+            terminate: Duration::from_millis(patience.terminate_millis),
+        }
+    }
+}
+
 impl Default for Grace {
     /// GitHub's: 7.5 s, then 2.5 s.
     fn default() -> Self {
-        Self { interrupt: Duration::from_millis(7500), terminate: Duration::from_millis(2500) }
+        Patience::default().into()
     }
 }
 
@@ -182,7 +192,13 @@ impl Output {
             if stop.is_none() {
                 let due = deadline.is_some_and(|deadline| now >= deadline);
                 if due || broken.is_some() || control.is_some_and(Control::is_cancelled) {
-                    stop = Some(Stop::begin(if due { Ended::TimedOut } else { Ended::Cancelled }, pid, since, members, now));
+                    stop = Some(Stop::begin(
+                        if due { Ended::TimedOut } else { Ended::Cancelled },
+                        pid,
+                        since,
+                        members,
+                        now,
+                    ));
                 }
             }
             if let Some(stop) = &mut stop {
@@ -262,6 +278,7 @@ fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
 /// A process on its way out: SIGINT, SIGTERM, SIGKILL to it and all that it started.
 struct Stop {
     reason: Ended,
+    pid: Pid,
     /// When the process was started: what is older belongs to an earlier step.
     started: u64,
     since: Instant,
@@ -282,7 +299,7 @@ impl Stop {
             let _ = process.signal(Signal::INT);
             let _ = process.signal(Signal::CONT);
         }
-        Self { reason, started, since: now, stage: 0 }
+        Self { reason, pid, started, since: now, stage: 0 }
     }
 
     fn advance(&mut self, now: Instant, grace: Grace, members: &Members) {
@@ -295,6 +312,8 @@ impl Stop {
         if self.stage >= 1 && elapsed >= grace.interrupt + grace.terminate {
             // Again at each turn: what forks meanwhile must go too.
             self.stage = 2;
+            // Also where /proc does not tell what there is.
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
             members.signal(self.started, Signal::KILL);
         }
     }

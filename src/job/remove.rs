@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -89,7 +89,14 @@ impl Sweeper {
     }
 
     /// Removes one entry; whether it is gone from here.
-    fn remove(&mut self, directory: &OwnedFd, path: &Path, name: &CStr, kind: FileType, depth: usize) -> bool {
+    fn remove(
+        &mut self,
+        directory: &OwnedFd,
+        path: &Path,
+        name: &CStr,
+        kind: FileType,
+        depth: usize,
+    ) -> bool {
         let here = || path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         if kind != FileType::Directory {
             match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
@@ -208,7 +215,8 @@ fn unescaped(field: &[u8]) -> PathBuf {
         rest = behind;
         if byte == b'\\'
             && let Some((digits, behind)) = rest.split_at_checked(3)
-            && let Some(value) = std::str::from_utf8(digits).ok().and_then(|text| u8::from_str_radix(text, 8).ok())
+            && let Some(value) =
+                std::str::from_utf8(digits).ok().and_then(|text| u8::from_str_radix(text, 8).ok())
         {
             bytes.push(value);
             rest = behind;

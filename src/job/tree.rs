@@ -46,7 +46,9 @@ impl Process {
         let result = match rustix::process::pidfd_open(self.pid, PidfdFlags::empty()) {
             Ok(process) if is_it() => rustix::process::pidfd_send_signal(process, signal),
             // Without pidfd (Linux 5.3), or with no descriptor left.
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) if is_it() => {
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
+                if is_it() =>
+            {
                 rustix::process::kill_process(self.pid, signal)
             }
             Ok(_) | Err(_) => Ok(()),
@@ -153,14 +155,18 @@ impl Members {
         if let Some(group) = &self.group {
             let held: HashSet<Pid> = group.processes().into_iter().collect();
             let known: HashSet<Pid> = found.iter().map(|process| process.pid).chain(older).collect();
-            found.extend(all.iter().filter(|(process, stat)| {
-                let pid = process.pid;
-                held.contains(&pid)
-                    && !known.contains(&pid)
-                    && pid != own
-                    && process.start >= start
-                    && stat.state != b'Z'
-            }).map(|(process, _)| *process));
+            found.extend(
+                all.iter()
+                    .filter(|(process, stat)| {
+                        let pid = process.pid;
+                        held.contains(&pid)
+                            && !known.contains(&pid)
+                            && pid != own
+                            && process.start >= start
+                            && stat.state != b'Z'
+                    })
+                    .map(|(process, _)| *process),
+            );
         }
         found
     }
@@ -297,7 +303,8 @@ mod tests {
             let stat = Stat { state: b'S', parent, group: 1, session: 1, start };
             (Process { pid: Pid::from_raw(pid).unwrap(), start }, stat)
         };
-        let all = [process(2, 1, 10), process(3, 2, 30), process(4, 1, 20), process(5, 4, 21), process(6, 9, 30)];
+        let all =
+            [process(2, 1, 10), process(3, 2, 30), process(4, 1, 20), process(5, 4, 21), process(6, 9, 30)];
         let pids = |list: Vec<Process>| {
             let mut pids: Vec<i32> = list.iter().map(|one| one.pid.as_raw_nonzero().get()).collect();
             pids.sort_unstable();

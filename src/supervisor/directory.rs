@@ -147,11 +147,18 @@ impl StateDir {
         }
         DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
         let unfinished = JobDir { task, path: new.clone() };
-        write_json(&unfinished.meta(), meta)?;
-        write_json(&unfinished.spec(), spec)?;
-        write_json(&unfinished.token(), &token)?;
-        sync_directory(&new)?;
-        std::fs::rename(&new, &path).map_err(Error::io(&path))?;
+        let write = || {
+            write_json(&unfinished.meta(), meta)?;
+            write_json(&unfinished.spec(), spec)?;
+            write_json(&unfinished.token(), &token)?;
+            sync_directory(&new)?;
+            std::fs::rename(&new, &path).map_err(Error::io(&path))
+        };
+        if let Err(error) = write() {
+            // The task is given back as failed; nothing of it is for the next daemon.
+            let _ = remove::tree(&new);
+            return Err(error);
+        }
         sync_directory(&jobs)?;
         Ok(JobDir { task, path })
     }

@@ -32,9 +32,10 @@ impl Identity {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot()
-            && self.raw().and_then(tree::stat).is_some_and(|stat| {
-                stat.start == self.start && !matches!(stat.state, b'Z' | b'X')
-            })
+            && self
+                .raw()
+                .and_then(tree::stat)
+                .is_some_and(|stat| stat.start == self.start && !matches!(stat.state, b'Z' | b'X'))
     }
 
     /// Whether the host has not been started again since.
