@@ -21,6 +21,7 @@ use super::files::EnvironmentFiles;
 use super::host::{self, Host};
 use super::log::Log;
 use super::mask::Masker;
+use super::oom::Counters;
 use super::output::Interpreter;
 use super::process::{Control, Grace, Output};
 use super::remove;
@@ -247,6 +248,8 @@ pub(super) struct Executor<'a> {
     pub(super) posts: Vec<Post>,
     /// Numbers the scripts.
     pub(super) scripts: usize,
+    /// What the kernel's out-of-memory killer had done before the job.
+    pub(super) counters: Counters,
 }
 
 impl<'a> Executor<'a> {
@@ -292,6 +295,7 @@ impl<'a> Executor<'a> {
             cleanup_deadline: None,
             posts: Vec::new(),
             scripts: 0,
+            counters: Counters::now(),
             log,
         })
     }
