@@ -253,7 +253,7 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(0o500)).unwrap();
         }
         fs::create_dir(root.join("closed")).unwrap();
-        fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::write(root.join(OsStr::from_bytes(b"not \xff\xfe text\n")), "").unwrap();
         symlink(&kept, root.join("link")).unwrap();
         symlink("nowhere", root.join("dangling")).unwrap();
