@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
+use super::pause::Pause;
 use super::poller::{Poller, Unregistered};
 use super::registration::Registration;
 use super::reporter::{self, Outcome, Reporter};
@@ -311,6 +312,7 @@ impl Daemon {
             slots: Arc::clone(&self.slots),
             tasks,
             stop: self.stop_polling.subscribe(),
+            pause: Pause::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::backoff::stretched;
 use super::client::Client;
 use super::error::{Error, Meaning};
+use super::pause::Pause;
 use super::{Backoff, CAPABILITIES};
 
 /// A reply that is given up may hold a task that then nobody runs, so no question is shorter than this.
@@ -40,6 +41,7 @@ pub(super) struct Poller {
     pub(super) slots: Arc<Semaphore>,
     pub(super) tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) pause: Pause,
 }
 
 impl Poller {
@@ -147,7 +149,7 @@ impl Poller {
         tokio::select! {
             biased;
             () = stopped(&mut self.stop) => true,
-            () = tokio::time::sleep(wait) => false,
+            () = self.pause.wait(wait) => false,
         }
     }
 }
