@@ -21,7 +21,7 @@ use super::files::EnvironmentFiles;
 use super::host::{self, Host};
 use super::log::Log;
 use super::mask::Masker;
-use super::oom::Counters;
+use super::memory::Memory;
 use super::output::Interpreter;
 use super::process::{Control, Grace, Output};
 use super::remove;
@@ -106,6 +106,13 @@ impl Plan {
             name: masker.mask(&step_name(step, &view)),
         };
         self.job().steps.iter().enumerate().map(info).collect()
+    }
+
+    /// The labels that the job asks for, as far as they can be computed here.
+    fn labels(&self, fixed: &Fixed, spec: &JobSpec) -> Vec<String> {
+        let frame = Frame::of_job(&spec.inputs);
+        let view = View { fixed, frame: &frame, env: &[], status: Status::Success };
+        self.job().runs_on.labels(&view).unwrap_or_default()
     }
 
     fn fixed(&self, spec: &JobSpec, debug: bool) -> Fixed {
@@ -248,15 +255,17 @@ pub(super) struct Executor<'a> {
     pub(super) posts: Vec<Post>,
     /// Numbers the scripts.
     pub(super) scripts: usize,
-    /// What the kernel's out-of-memory killer had done before the job.
-    pub(super) counters: Counters,
+    /// What a step wrote to its summary last.
+    pub(super) last_summary: Option<(usize, String)>,
+    /// Limits and what is measured.
+    pub(super) memory: Memory,
 }
 
 impl<'a> Executor<'a> {
     fn new(
         spec: &'a JobSpec,
         plan: &'a Plan,
-        log: Log<'a>,
+        mut log: Log<'a>,
         control: &'a Control,
         members: Members,
     ) -> io::Result<Self> {
@@ -275,6 +284,12 @@ impl<'a> Executor<'a> {
         }
         let fixed = plan.fixed(spec, log.debug);
         let runner_env = environment::runner(spec, &fixed, members.mark(), log.debug);
+        let base = environment::base(spec);
+        let mut output = Output::open()?;
+        let mut path = Vec::new();
+        let labels = plan.labels(&fixed, spec);
+        let memory =
+            Memory::begin(spec, &labels, &members, control, &base["PATH"], &mut path, &mut output, &mut log)?;
         Ok(Self {
             spec,
             job: plan.job(),
@@ -282,20 +297,21 @@ impl<'a> Executor<'a> {
             fixed,
             files: EnvironmentFiles::create(&scratch.join("files"))?,
             interpreter: Interpreter::default(),
-            output: Output::open()?,
+            output,
             control,
             members,
             grace: spec.patience.into(),
-            base: environment::base(spec),
+            base,
             runner_env,
             env: Vec::new(),
-            path: Vec::new(),
+            path,
             status: Status::Success,
             deadline: Some(Instant::now() + Duration::from_secs(spec.timeout_seconds)),
             cleanup_deadline: None,
             posts: Vec::new(),
             scripts: 0,
-            counters: Counters::now(),
+            last_summary: None,
+            memory,
             log,
         })
     }
@@ -304,6 +320,7 @@ impl<'a> Executor<'a> {
         let ran = self.run_all();
         // Also when the log cannot be written any more: nothing may be left behind.
         let cleaned = self.clean_up();
+        self.memory.end();
         let conclusion = ran?;
         cleaned.map(|()| conclusion)
     }
@@ -314,6 +331,7 @@ impl<'a> Executor<'a> {
             Ok(true) => {
                 self.steps(&mut frame)?;
                 self.run_posts()?;
+                self.tell_memory()?;
                 self.outputs(&frame)?;
                 Ok(match self.status {
                     Status::Success => Conclusion::Success,
@@ -380,7 +398,9 @@ impl<'a> Executor<'a> {
         for (index, step) in job.steps.iter().enumerate() {
             self.notice_cancel()?;
             let id = step_id(step, index);
+            self.memory.step_begins(&step_name(step, &self.view(frame, &[&self.env])));
             let result = self.step(step, frame, Some(index))?;
+            self.step_memory(index, result.conclusion)?;
             self.count(result.conclusion);
             frame.ended(&id, &result);
             self.log.emit(&Event::StepEnded {

@@ -21,8 +21,10 @@ pub mod scope;
 pub mod shell;
 pub mod source;
 pub mod spec;
+pub mod tail;
 pub mod tree;
 
 mod actions;
 mod checkout;
+mod memory;
 mod steps;
