@@ -189,6 +189,17 @@ impl Executor<'_> {
             self.memory.ceiling = Some(asked.heap);
             self.memory.require |= asked.require;
         }
+        let deaths = meter.deaths();
+        // Of a step that failed it is told already.
+        if deaths.at_the_cap > 0 && conclusion == Conclusion::Success {
+            let victims: Vec<_> =
+                deaths.victims.iter().map(crate::limits::kernel_log::Victim::line).collect();
+            self.log.warning(&format!(
+                "At the job's limit the kernel killed {} in this step, which went on: {}",
+                if deaths.at_the_cap == 1 { "a process" } else { "processes" },
+                victims.join(", ")
+            ))?;
+        }
         match told {
             Some((step, line)) if step.to - step.from >= TOLD_MILLIS || step.peak >= TOLD_BYTES => {
                 self.log.text(&line)

@@ -204,7 +204,9 @@ impl Cap {
         })
     }
 
-    fn events(&self) -> Events {
+    /// What the kernel has counted so far.
+    #[must_use]
+    pub fn events(&self) -> Events {
         let count = |directory: &Option<PathBuf>, file: &str, name: &str| {
             let text = read(&directory.as_ref()?.join(file));
             text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())

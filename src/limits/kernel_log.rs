@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::launcher;
 use super::size::Size;
 
 /// The kernel's log from some moment on. Only root may read it on most hosts.
@@ -101,7 +102,7 @@ impl Victim {
     #[must_use]
     pub fn line(&self) -> String {
         let had = self.had.map(|had| format!(", {}", Size(had))).unwrap_or_default();
-        format!("{} (pid {}{had})", self.name, self.pid)
+        format!("{} (pid {}{had})", self.name.trim_end_matches(launcher::ORIGINAL), self.pid)
     }
 }
 

@@ -52,6 +52,9 @@ struct State {
     /// Why the watchdog killed, until somebody asks.
     killed: Option<String>,
     host_kills: u64,
+    /// Kills at the job's limit that are in the picture.
+    marked: u64,
+    victims: Vec<Victim>,
     record: Option<PathBuf>,
     written: Instant,
     /// The largest process at the last sample.
@@ -121,6 +124,8 @@ impl Meter {
             stalled: None,
             killed: None,
             host_kills: host_kills(),
+            marked: 0,
+            victims: Vec::new(),
             record,
             written: now,
             largest: None,
@@ -264,6 +269,7 @@ impl State {
             by_program.into_iter().map(|(program, own, shared)| (program, own + shared)).collect();
         // The same order at each moment, so that the largest programs are told apart first.
         by_program.sort_by(|a, b| b.1.cmp(&a.1));
+        self.mark_kills();
         let usage = self.cap.as_ref().and_then(Cap::usage);
         self.profile.add(at, &by_program, usage.map(|usage| usage.current));
         if let Some(step) = self.profile.steps.last_mut().filter(|step| step.to == 0) {
@@ -323,18 +329,31 @@ impl State {
         }
     }
 
+    /// Puts what the kernel killed at the job's limit into the picture.
+    fn mark_kills(&mut self) {
+        let killed = self.cap.as_ref().map_or(0, |cap| cap.events().killed);
+        if killed <= self.marked {
+            return;
+        }
+        self.marked = killed;
+        let victims = self.kernel.victims();
+        let at = self.at();
+        match victims.first() {
+            Some(victim) => self.profile.mark(at, &format!("out of memory: {} killed", victim.line())),
+            None => self.profile.mark(at, "out of memory"),
+        }
+        self.victims.extend(victims);
+    }
+
     fn deaths(&mut self) -> Deaths {
         let Events { killed, refused } = self.cap.as_mut().map(Cap::news).unwrap_or_default();
         let host = host_kills();
         let on_host = host.saturating_sub(self.host_kills);
         self.host_kills = host;
-        let victims = if killed + on_host > 0 { self.kernel.victims() } else { Vec::new() };
-        let at = self.at();
-        for victim in victims.iter().filter(|_| killed > 0) {
-            self.profile.mark(at, &format!("out of memory: {} killed", victim.name));
-        }
-        if killed > 0 && victims.is_empty() {
-            self.profile.mark(at, "out of memory");
+        self.mark_kills();
+        let mut victims = std::mem::take(&mut self.victims);
+        if killed + on_host > 0 {
+            victims.extend(self.kernel.victims());
         }
         let peak = self.cap.as_ref().and_then(Cap::usage).and_then(|usage| usage.peak);
         Deaths {

@@ -199,7 +199,8 @@ impl Profile {
             line.push_str(&format!(" {picture}"));
         }
         if step.ghc > 0 {
-            let of = self.ceiling.map(|ceiling| format!(" of {}", Size(ceiling))).unwrap_or_default();
+            let of =
+                self.ceiling.map(|ceiling| format!(" (heap ceiling {})", Size(ceiling))).unwrap_or_default();
             line.push_str(&format!(", ghc {}{of}", Size(step.ghc)));
         } else if let Some((program, bytes)) = &step.largest {
             line.push_str(&format!(", most of it {program} {}", Size(*bytes)));
@@ -276,7 +277,7 @@ mod tests {
         }
         profile.steps[0].ghc = 1800 << 20;
         let step = profile.step_ends(2100).unwrap().clone();
-        insta::assert_snapshot!(profile.step_line(&step), @"Memory: peak 1.76 GiB (43 % of the host) ▁▄█▃, ghc 1.76 GiB of 2 GiB");
+        insta::assert_snapshot!(profile.step_line(&step), @"Memory: peak 1.76 GiB (43 % of the host) ▁▄█▃, ghc 1.76 GiB (heap ceiling 2 GiB)");
         assert_eq!(profile.sparkline(5000, 6000), "");
     }
 }

@@ -56,8 +56,8 @@ impl<'p> Picture<'p> {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
              font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif\" font-size=\"12\">\n\
-             <style>.bg{{fill:#fff}}.fg{{fill:#24292f}}.dim{{fill:#6e7781}}.grid{{stroke:#d0d7de;stroke-width:1}}.band{{fill:#f3f5f7}}\
-             @media (prefers-color-scheme:dark){{.bg{{fill:#0d1117}}.fg{{fill:#e6edf3}}.dim{{fill:#8b949e}}.grid{{stroke:#30363d}}.band{{fill:#161b22}}}}</style>\n\
+             <style>.bg{{fill:#fff}}.fg{{fill:#24292f}}.dim{{fill:#6e7781}}.grid{{stroke:#d0d7de;stroke-width:1}}.band{{fill:#f3f5f7}}.halo{{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round}}\
+             @media (prefers-color-scheme:dark){{.bg{{fill:#0d1117}}.fg{{fill:#e6edf3}}.dim{{fill:#8b949e}}.grid{{stroke:#30363d}}.band{{fill:#161b22}}.halo{{stroke:#0d1117}}}}</style>\n\
              <rect class=\"bg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"6\"/>\n"
         );
         let profile = self.profile;
@@ -197,7 +197,7 @@ impl<'p> Picture<'p> {
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{0:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"1.6\" stroke-dasharray=\"7 4\"/>\n\
-                 <text x=\"{0:.1}\" y=\"{1:.1}\" text-anchor=\"end\" fill=\"{colour}\" font-weight=\"600\">{name} {2}</text>",
+                 <text class=\"halo\" x=\"{0:.1}\" y=\"{1:.1}\" text-anchor=\"end\" fill=\"{colour}\" font-weight=\"600\">{name} {2}</text>",
                 WIDTH - RIGHT,
                 y - 5.0,
                 Size(value)
@@ -206,18 +206,19 @@ impl<'p> Picture<'p> {
     }
 
     fn marks(&self, svg: &mut String) {
-        for mark in &self.profile.marks {
+        for (index, mark) in self.profile.marks.iter().enumerate() {
+            let down = (index % 6) as f64 * 17.0;
             let x = self.x(mark.at);
             let anchor = if x > WIDTH / 2.0 { ("end", -8.0) } else { ("start", 8.0) };
             let _ = writeln!(
                 svg,
                 "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"#cf222e\" stroke-width=\"1.2\"/>\n\
                  <circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"#cf222e\"/>\n\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{}\" fill=\"#cf222e\" font-weight=\"600\">{}</text>",
+                 <text class=\"halo\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{}\" fill=\"#cf222e\" font-weight=\"600\">{}</text>",
                 HEIGHT - BOTTOM,
-                TOP + 10.0,
+                TOP + 10.0 + down,
                 x + anchor.1,
-                TOP + 14.0,
+                TOP + 14.0 + down,
                 anchor.0,
                 escape(&mark.text, 60)
             );
