@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use sower_test_support::Sshd;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/charts/app");
 
@@ -341,21 +342,14 @@ fn an_image_that_is_missing_ends_the_deployment_early_and_it_is_rolled_back() {
 fn a_registry_that_speaks_plain_http_gets_its_mirror_entry() {
     let stage = stage_with_release("mirror");
     stage.registry.push("2");
-    // As a node without a mirror entry: https only.
-    let directory = Path::new(&stage.kubeconfig)
-        .with_file_name("certs.d")
-        .join(format!("127.0.0.1:{}", stage.registry.port));
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(
-        directory.join("hosts.toml"),
-        format!("server = \"https://127.0.0.1:{}\"\n", stage.registry.port),
-    )
-    .unwrap();
-    let ran = stage.fails("image-pull", &["--set", "image.tag=2"]);
-    fs::remove_dir_all(&directory).unwrap();
+    // A node trusts 127.0.0.1 without TLS; any other name it asks over https, unless it has a mirror entry.
+    // This one leads to the same registry.
+    let name = format!("0.0.0.0:{}", stage.registry.port);
+    let repository = format!("image.repository={name}/app");
+    let ran = stage.fails("image-pull", &["--set", "image.tag=2", "--set", &repository]);
     assert!(ran.sentence().contains("the registry speaks plain http"), "{}", ran.sentence());
     let paste = ran.json["cause"]["paste"].as_str().unwrap();
-    assert!(paste.contains(&format!("- \"http://127.0.0.1:{}\"", stage.registry.port)), "{paste}");
+    assert!(paste.contains(&format!("- \"http://{name}\"")), "{paste}");
     stage.is_rolled_back(&ran);
 }
 
@@ -572,6 +566,117 @@ fn a_cancelled_deployment_leaves_no_lock() {
     assert_eq!(stage.deploy(&["--timeout", "2m", "--set", "image.tag=1"]).code, 0);
 }
 
+/// An sshd on the cluster's host, in whose sessions helm, kubectl and the kubeconfig are found.
+fn far_side(stage: &Stage) -> Sshd {
+    let mut sshd = Sshd::start().unwrap();
+    sshd.kill();
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    let more = format!("SetEnv PATH={}:/usr/bin:/bin KUBECONFIG={}\n", parts().display(), stage.kubeconfig);
+    fs::write(sshd.path("sshd_config"), config + &more).unwrap();
+    fs::write(sshd.path("no_config"), "").unwrap();
+    sshd.go_on().unwrap();
+    sshd
+}
+
+fn through(stage: &Stage, sshd: &Sshd, more: &[&str]) -> Command {
+    let mut command = stage.command(&["--ssh", &format!("127.0.0.1:{}", sshd.port())]);
+    command
+        .arg("--ssh-known-hosts")
+        .arg(sshd.known_hosts())
+        .arg("--ssh-config")
+        .arg(sshd.path("no_config"))
+        .args(more)
+        .env("SOWER_SSH_KEY", fs::read_to_string(sshd.key()).unwrap())
+        // The far side's own.
+        .env_remove("SOWER_KUBECONFIG")
+        .env_remove("SSH_AUTH_SOCK");
+    command
+}
+
+/// Starts a deployment whose hook takes a while, and does something in the middle of it.
+fn in_the_middle(mut command: Command, what: impl FnOnce()) -> (std::process::Output, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = Vec::new();
+    for line in lines.by_ref() {
+        let begun = line.contains("app-migrate") && line.contains("running");
+        said.push(line);
+        if begun {
+            break;
+        }
+    }
+    what();
+    said.extend(lines);
+    (child.wait_with_output().unwrap(), said.join("\n"))
+}
+
+#[test]
+fn a_tunnel_leads_to_the_cluster_and_outlives_its_connection() {
+    let stage = Stage::new("tunnel");
+    let sshd = far_side(&stage);
+    let output = through(&stage, &sshd, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let url = stage.service();
+
+    let more = ["--set", "hook=sleep 8", "--check-url", &url, "--check-tunnel"];
+    let (output, said) = in_the_middle(through(&stage, &sshd, &more), || sshd.drop_sessions());
+    assert!(output.status.success(), "{said}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["revision"], &json["answered"]["status"]), (&2.into(), &200.into()));
+}
+
+#[test]
+fn a_host_that_is_gone_in_the_middle_is_the_cause_and_the_next_deployment_recovers() {
+    let stage = Stage::new("gone");
+    let mut sshd = far_side(&stage);
+    let output = through(&stage, &sshd, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let command = through(&stage, &sshd, &["--timeout", "20s", "--set", "hook=sleep 600"]);
+    let (output, said) = in_the_middle(command, || sshd.kill());
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["cause"]["kind"], "connection", "{said}\n{json:#}");
+    sshd.go_on().unwrap();
+    let output = through(&stage, &sshd, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stage.history().last().unwrap()["status"], "deployed");
+}
+
+#[test]
+fn helm_on_the_far_side_goes_on_when_the_connection_is_lost() {
+    let stage = Stage::new("remote");
+    let sshd = far_side(&stage);
+    let output = through(&stage, &sshd, &["--remote"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let command = through(&stage, &sshd, &["--remote", "--set", "hook=sleep 8"]);
+    let (output, said) = in_the_middle(command, || sshd.drop_sessions());
+    assert!(output.status.success(), "{said}");
+    assert_eq!(stage.history().len(), 2);
+
+    // It fails there as it does here.
+    let more = ["--remote", "--rollback", "--set", "script=echo gone; exit 3"];
+    let output = through(&stage, &sshd, &more).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["cause"]["kind"], "crash", "{json:#}");
+    assert!(json["undone"].as_str().unwrap().starts_with("rolled back to revision 2"), "{json:#}");
+}
+
+#[test]
+fn another_host_key_stops_everything_with_both_fingerprints() {
+    let stage = Stage::new("key");
+    let mut sshd = far_side(&stage);
+    let before = sshd.fingerprint().unwrap();
+    sshd.kill();
+    sshd.change_host_key().unwrap();
+    sshd.go_on().unwrap();
+    let output = through(&stage, &sshd, &[]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("has CHANGED") && said.contains(&before), "{said}");
+    assert!(said.contains(&sshd.fingerprint().unwrap()), "{said}");
+    assert!(stage.helm(&["list", "--output", "json"]).contains("[]"));
+}
+
 /// An API server whose certificate has expired, as far as one gets with it.
 mod expired {
     use super::*;
@@ -587,15 +692,11 @@ mod expired {
             let dir = tempfile::tempdir().unwrap();
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let (key, certificate) = (dir.path().join("key"), dir.path().join("certificate"));
-            let made = Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-                .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "-1"])
-                .arg("-keyout")
-                .arg(&key)
-                .arg("-out")
-                .arg(&certificate)
-                .output()
-                .unwrap();
+            let script = "openssl ecparam -name prime256v1 -genkey -noout -out $1 && \
+                 openssl req -new -key $1 -subj /CN=127.0.0.1 -out $2.csr && echo subjectAltName=IP:127.0.0.1 >$2.ext && \
+                 openssl x509 -req -in $2.csr -signkey $1 -days -1 -extfile $2.ext -out $2";
+            let made =
+                Command::new("sh").args(["-c", script, "sh"]).arg(&key).arg(&certificate).output().unwrap();
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
             let process = Command::new("openssl")
                 .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}")])

@@ -93,16 +93,22 @@ struct HelmArgs {
     /// Free the release if somebody else left it locked
     #[arg(long)]
     break_lock: bool,
-    #[command(flatten)]
-    way: WayArgs,
-    #[command(flatten)]
-    check: CheckArgs,
     /// Only render the chart and list what it would create; needs no cluster
     #[arg(long)]
     render_only: bool,
     /// Print the outcome as one JSON object on stdout, and progress on stderr
     #[arg(long)]
     json: bool,
+    /// Ask registries for image tags over plain HTTP
+    #[arg(long)]
+    registry_plain_http: bool,
+    /// Accept any certificate of a registry
+    #[arg(long)]
+    registry_insecure: bool,
+    #[command(flatten)]
+    way: WayArgs,
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,12 +158,6 @@ struct CheckArgs {
     /// Ask from the far side of the SSH connection
     #[arg(long, requires = "check_url", requires = "ssh")]
     check_tunnel: bool,
-    /// Ask registries for image tags over plain HTTP
-    #[arg(long)]
-    registry_plain_http: bool,
-    /// Accept any certificate of a registry
-    #[arg(long)]
-    registry_insecure: bool,
 }
 
 /// As a time-out, and zero.
@@ -215,8 +215,8 @@ fn request(args: &HelmArgs, access: Access) -> Request {
             tunnel: args.check.check_tunnel,
         }),
         registry: registry::Options {
-            plain_http: args.check.registry_plain_http,
-            insecure: args.check.registry_insecure,
+            plain_http: args.registry_plain_http,
+            insecure: args.registry_insecure,
             token_url: None,
         },
     }

@@ -29,8 +29,8 @@ pub(super) struct Note {
     pub(super) process: u32,
     /// Date and time.
     pub(super) began: String,
-    /// The newest revision before it.
-    pub(super) before: u64,
+    /// The newest revision before it; none until something is about to be changed.
+    pub(super) before: Option<u64>,
 }
 
 /// The right of this process to deploy a release.
@@ -87,11 +87,18 @@ impl Claim {
             thread::sleep(LOOK_EVERY);
         }
         let left = read(&mut file);
-        Ok(Self { file: Some(file), left })
+        let mut claim = Self { file: Some(file), left };
+        // For those who wait now. What an earlier one left stays true until it is put in order.
+        claim.note(claim.left.as_ref().and_then(|note| note.before));
+        Ok(claim)
     }
 
     /// Notes that a deployment begins, before anything is changed.
     pub(super) fn begin(&mut self, before: u64) {
+        self.note(Some(before));
+    }
+
+    fn note(&mut self, before: Option<u64>) {
         let note = Note { process: std::process::id(), began: jiff::Timestamp::now().to_string(), before };
         let Some(file) = &mut self.file else { return };
         // Without the note a later deployment finds out less; that is no reason to stop this one.

@@ -48,7 +48,7 @@ pub(super) fn unlock(
     let mut said = false;
     while locks(&revisions) {
         let Some(newest) = revisions.first().cloned() else { break };
-        let ours = left.filter(|note| newest.revision == note.before + 1);
+        let ours = left.filter(|note| note.before.is_some_and(|before| newest.revision == before + 1));
         let proof = match ours {
             Some(note) => Some(format!(
                 "the deployment of process {} on this host (since {}) made it and is gone, and so is its helm",

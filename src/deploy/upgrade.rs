@@ -184,6 +184,7 @@ impl Deployment<'_> {
         self.hooks = hooks;
         let history = match history {
             Ok(history) => history,
+            // What an earlier one left is still to be put in order.
             Err(error) => return Ok(self.unreachable(&error)),
         };
         notes.iter().for_each(|note| say(note));
