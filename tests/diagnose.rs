@@ -63,7 +63,7 @@ fn programs_that_are_refused_memory_or_room_are_understood() {
         "node --max-old-space-size=20 -e 'let a = []; for (;;) a.push(new Array(1000).fill(a.length))'",
         "a JavaScript program reached its heap limit",
     );
-    expect(at, "echo x > /dev/full", "no space is left on a disk");
+    expect(at, "dd if=/dev/zero of=/dev/full count=1", "no space is left on a disk");
     expect(
         at,
         "ulimit -n 20; python3 -c 'a = [open(\"/dev/null\") for i in range(50)]'",

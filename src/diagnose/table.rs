@@ -68,6 +68,7 @@ const TABLE: &[Pattern] = &[
         ARCHIVE,
     ),
     row(&["error adding symbols: file truncated"], "the linker (ld) found a file truncated", ARCHIVE),
+    row(&["error: *: file too short"], "the linker (ld) found a file truncated: {1}", ARCHIVE),
     row(&["*: file truncated"], "a program found a file truncated: {1}", ARCHIVE),
     row(&["error adding symbols: malformed archive"], "the linker (ld) found an archive damaged", ARCHIVE),
     row(&["*: malformed archive"], "a program found an archive damaged: {1}", ARCHIVE),

@@ -287,7 +287,7 @@ impl Daemon {
                 if let Ok((dir, Outcome::Reported | Outcome::Lost)) = ended {
                     let kept =
                         supervisor::history::keep(&self.options.state, &dir, &self.options.config.history);
-                    if let Err(error) = kept.and_then(|()| dir.remove()) {
+                    if let Err(error) = dir.remove().and(kept) {
                         warn!("task {}: {error}", dir.task());
                     }
                 }

@@ -117,17 +117,23 @@ pub fn keep(state: &StateDir, dir: &JobDir, rules: &config::History) -> Result<(
     if !dir.journal().exists() {
         return Ok(());
     }
-    let folder = folder(state.path());
-    let place = folder.join(dir.task().to_string());
-    fs::create_dir_all(&place).map_err(Error::io(&place))?;
     let entry = Entry::of(dir);
     if let (Some(peak), Some(millis), Some(Conclusion::Success)) =
         (entry.peak, entry.millis(), entry.conclusion)
     {
         let path = peaks(state.path());
+        fs::create_dir_all(folder(state.path())).map_err(Error::io(&path))?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         Peaks::add(&path, &entry.key(), peak, millis, now).map_err(Error::io(&path))?;
     }
+    // What filled the disk is not kept on it.
+    let size = fs::metadata(dir.journal()).map_or(0, |meta| meta.len());
+    if free(state.path()).is_some_and(|free| size > free / 2) || size > rules.size || rules.jobs == 0 {
+        return Ok(());
+    }
+    let folder = folder(state.path());
+    let place = folder.join(dir.task().to_string());
+    fs::create_dir_all(&place).map_err(Error::io(&place))?;
     let path = place.join("entry.json");
     let text = serde_json::to_vec(&entry).unwrap_or_default();
     fs::write(&path, text).map_err(Error::io(&path))?;
@@ -140,6 +146,12 @@ pub fn keep(state: &StateDir, dir: &JobDir, rules: &config::History) -> Result<(
     fs::rename(dir.journal(), place.join("journal")).map_err(Error::io(&place))?;
     rotate(&folder, rules);
     Ok(())
+}
+
+/// Room on the disk of a directory in bytes.
+fn free(path: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Removes the oldest until the rest is within the rules.
