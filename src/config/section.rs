@@ -154,6 +154,21 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A number of bytes: a whole number, with `k`, `m` or `g` behind it for powers of 1024.
+    pub(super) fn bytes(&mut self, name: &'static str, into: &mut u64) {
+        self.value(name, into, |node| {
+            let found = text(node)?;
+            let (number, shift) = match found.trim_end_matches(['i', 'B', 'b']).char_indices().next_back() {
+                Some((end, 'k' | 'K')) => (&found[..end], 10),
+                Some((end, 'm' | 'M')) => (&found[..end], 20),
+                Some((end, 'g' | 'G')) => (&found[..end], 30),
+                _ => (found.as_str(), 0),
+            };
+            let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+            bytes.ok_or_else(|| format!("a size such as 500m or 10g is expected, this is {found:?}"))
+        });
+    }
+
     /// A duration as Go writes it, at least `least`.
     pub(super) fn duration(&mut self, name: &'static str, into: &mut Duration, least: Duration) {
         self.value(name, into, |node| {
