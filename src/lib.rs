@@ -16,7 +16,8 @@
 //! | [`config`] | runner configuration: typed, defaulted, checked | `yaml` |
 //! | [`archive`] | reading, checking and mending static archives | nothing |
 //! | [`image`] | docker-archive and OCI layout, registry client, push, prune | `http` |
-//! | [`deploy`] | helm, rollout, diagnosis | nothing |
+//! | [`deploy`] | helm, rollout, diagnosis | `ssh`, `http`, `image` |
+//! | [`ssh`] | connections to other hosts: programs, tunnels, files | `http` (names) |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
 
@@ -32,6 +33,7 @@ pub mod image;
 pub mod job;
 pub mod limits;
 pub mod local;
+pub mod ssh;
 pub mod supervisor;
 pub mod workflow;
 pub mod yaml;

@@ -174,7 +174,10 @@ jobs:
 "#
         ));
         let rows = tree.succeeds(&[]);
-        says(&rows, &["there will be 2 files uploaded", "No files were found with the provided path: missing"]);
+        says(
+            &rows,
+            &["there will be 2 files uploaded", "No files were found with the provided path: missing"],
+        );
         says(&rows, &["./a.txt ./sub/b.txt 2", "./files/a.txt ./files/sub/b.txt ./one/a.txt"]);
         says(&rows, &["/workspace/got"]);
         assert_eq!(rows.contains("digest=[]"), version == "v3", "{rows}");
@@ -269,7 +272,7 @@ jobs:
     let token = forge.token();
     let (well, rows) = tree.exec(&["-s", &format!("GITHUB_TOKEN={token}")]);
     assert!(!well);
-    assert!(!rows.contains(&token), "{rows}");
+    assert!(!rows.contains(token), "{rows}");
     says(&rows, &["default=one branch=main same=true", "auth=1", "fetched"]);
     says(&rows, &["topic=two ref=topic", "none=0"]);
     says(&rows, &["sparse=./README ./src/lib/a ", "plain=./docs/b "]);

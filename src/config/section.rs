@@ -154,21 +154,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A number of bytes: a whole number, with `k`, `m` or `g` behind it for powers of 1024.
-    pub(super) fn bytes(&mut self, name: &'static str, into: &mut u64) {
-        self.value(name, into, |node| {
-            let found = text(node)?;
-            let (number, shift) = match found.trim_end_matches(['i', 'B', 'b']).char_indices().next_back() {
-                Some((end, 'k' | 'K')) => (&found[..end], 10),
-                Some((end, 'm' | 'M')) => (&found[..end], 20),
-                Some((end, 'g' | 'G')) => (&found[..end], 30),
-                _ => (found.as_str(), 0),
-            };
-            let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-            bytes.ok_or_else(|| format!("a size such as 500m or 10g is expected, this is {found:?}"))
-        });
-    }
-
     /// A duration as Go writes it, at least `least`.
     pub(super) fn duration(&mut self, name: &'static str, into: &mut Duration, least: Duration) {
         self.value(name, into, |node| {
@@ -181,6 +166,22 @@ impl<'a> Section<'a> {
                     Err(format!("at least {} is expected, this is {text}", super::format_duration(least)))
                 }
                 None => Err(format!("a duration such as 3h or 1m30s is expected, this is {text:?}")),
+            }
+        });
+    }
+
+    /// A number of bytes such as `500MiB`, at least `least`.
+    pub(super) fn bytes(&mut self, name: &'static str, into: &mut u64, least: u64) {
+        self.value(name, into, |node| {
+            let Some(text) = node.scalar_text() else {
+                return Err(expected("a number of bytes such as 500MiB", node));
+            };
+            match super::parse_bytes(&text) {
+                Some(bytes) if bytes >= least => Ok(bytes),
+                Some(_) => {
+                    Err(format!("at least {} is expected, this is {text}", super::format_bytes(least)))
+                }
+                None => Err(format!("a number of bytes such as 500MiB is expected, this is {text:?}")),
             }
         });
     }

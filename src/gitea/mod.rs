@@ -8,6 +8,7 @@ mod caches;
 mod client;
 mod daemon;
 mod error;
+mod pause;
 mod poller;
 mod register;
 mod registration;

@@ -1,38 +1,9 @@
 //! What a runner must do on any Gitea. `tests/daemon.rs` plays these on the stand-in, `tests/live.rs` on a real one.
 
-use std::time::{Duration, Instant};
+mod start;
 
-use sower_test_support::{JobSeen, Runner, Server, Status};
-
-/// How long a test waits for what must come. Long, because nothing is learnt from a slow machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A runner that is registered for the label `host` and works.
-pub(crate) fn runner(server: &dyn Server, capacity: usize) -> Runner {
-    let mut runner = registered(server, capacity, &[]);
-    runner.start(&[]).unwrap();
-    runner
-}
-
-/// A runner that is registered for the label `host`.
-pub(crate) fn registered(server: &dyn Server, capacity: usize, more: &[&str]) -> Runner {
-    let runner = Runner::new(env!("CARGO_BIN_EXE_sower"), capacity).unwrap();
-    let output = runner.register(&server.url(), &server.registration_token(), "host:host", more).unwrap();
-    assert!(output.status.success(), "register: {}", String::from_utf8_lossy(&output.stderr));
-    runner
-}
-
-/// Asks again and again until there is an answer.
-pub(crate) fn wait<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
+use sower_test_support::{JobSeen, Server, Status};
+pub(crate) use start::{PATIENCE, registered, runner, ticks, wait};
 
 /// A pushed workflow and its run.
 pub(crate) struct Pushed<'a> {
@@ -87,11 +58,6 @@ impl<'a> Pushed<'a> {
 
 fn job<'a>(jobs: &'a [JobSeen], name: &str) -> &'a JobSeen {
     jobs.iter().find(|job| job.name == name).unwrap_or_else(|| panic!("no job {name} in {jobs:#?}"))
-}
-
-/// Rows that are numbered by `tick`, in order.
-pub(crate) fn ticks(rows: &[String]) -> Vec<u32> {
-    rows.iter().filter_map(|row| row.strip_prefix("tick ")?.parse().ok()).collect()
 }
 
 const WHOLE: &str = r#"
@@ -351,6 +317,63 @@ pub(crate) fn an_ephemeral_runner_does_one_job(server: &dyn Server) {
 }
 
 /// Makes a test of each scenario; `$start` starts a server.
+/// Version 3 and version 4 of the artifact protocol, the cache server, and checkout, without Node.js.
+const BUILT_IN: &str = r#"
+on: push
+jobs:
+  first:
+    runs-on: host
+    steps:
+      - uses: actions/checkout@v4
+      - id: cache
+        uses: actions/cache@v4
+        with: {path: deps, key: deps-1}
+      - run: |
+          echo "files=$(git ls-files | tr '\n' ' ') hit=[${{ steps.cache.outputs.cache-hit }}]"
+          mkdir -p deps out/x && echo dep > deps/a && echo one > out/a && head -c 20000000 /dev/zero > out/x/large
+      - uses: actions/upload-artifact@v3
+        with: {name: third, path: out}
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth, path: out, compression-level: 0, retention-days: 2}
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth-b, path: out/a}
+      - run: echo two > out/a
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth-b, path: out/a, overwrite: true}
+  second:
+    needs: first
+    runs-on: host
+    steps:
+      - id: cache
+        uses: actions/cache@v4
+        with: {path: deps, key: deps-2, restore-keys: deps-}
+      - uses: actions/download-artifact@v3
+        with: {name: third, path: three}
+      - uses: actions/download-artifact@v4
+        with: {pattern: fourth*, path: four}
+      - run: |
+          echo "cache=[${{ steps.cache.outputs.cache-hit }}] $(cat deps/a)"
+          echo "three=$(cat three/a) $(stat -c %s three/x/large)"
+          echo "four=$(cat four/fourth/a four/fourth-b/a | tr '\n' ' ') $(stat -c %s four/fourth/x/large)"
+"#;
+
+pub(crate) fn built_in_actions_hand_files_on(server: &dyn Server) {
+    let _runner = runner(server, 1);
+    let run = Pushed::new(server, "built-in", BUILT_IN);
+    let jobs = run.done();
+    for (name, wanted) in [
+        ("first", &["files=.gitea/workflows/main.yaml  hit=[]", "Cache saved with key: deps-1"][..]),
+        ("second", &["cache=[false] dep", "three=one 20000000", "four=one two  20000000"]),
+    ] {
+        let job = job(&jobs, name);
+        let rows = run.rows(job);
+        assert_eq!(job.status, Status::Success, "{rows:#?}");
+        for row in wanted {
+            assert!(rows.iter().any(|one| one == row), "no {row:?} in {rows:#?}");
+        }
+    }
+}
+
 macro_rules! scenarios {
     ($start:path: $($name:ident)*) => {
         $(
@@ -370,6 +393,7 @@ macro_rules! scenarios {
             a_killed_daemon_loses_nothing
             an_outage_loses_nothing
             an_ephemeral_runner_does_one_job
+            built_in_actions_hand_files_on
         }
     };
 }

@@ -471,7 +471,7 @@ impl<'s, 'e> Session<'s, 'e> {
             // Not every server gives out a commit by its name.
             let by_name = Wanted { commit: String::new(), ..wanted.clone() };
             if deep || wanted.commit.is_empty() || reference.is_empty() {
-                return Err(failed("fetch"));
+                return Err(self.not_fetched(wanted, reference));
             }
             let specs = by_name.refspecs(reference);
             if self.fetch_specs(wanted, &specs)? != Ended::Exit(0) {
@@ -492,6 +492,16 @@ impl<'s, 'e> Session<'s, 'e> {
             }
         }
         Ok(())
+    }
+
+    /// Why a fetch has failed. Git has no words for a name that the server does not know.
+    fn not_fetched(&self, wanted: &Wanted, reference: &str) -> Problem {
+        let (branch, tag) = (format!("refs/heads/{reference}"), format!("refs/tags/{reference}"));
+        let listed = self.ask(&["ls-remote", "--quiet", &wanted.url, &branch, &tag]);
+        if !reference.starts_with("refs/") && listed.is_ok_and(|listed| listed.trim().is_empty()) {
+            return step(format!("A branch or tag with the name '{reference}' could not be found"));
+        }
+        failed("fetch")
     }
 
     fn fetch_specs(&mut self, wanted: &Wanted, specs: &[String]) -> Result<Ended, Problem> {

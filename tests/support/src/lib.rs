@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod artifacts;
 mod ask;
 mod context;
 mod fault;
@@ -43,6 +44,7 @@ mod rules;
 mod runner;
 mod runs;
 mod server;
+mod sshd;
 mod state;
 mod view;
 mod workflow;
@@ -53,9 +55,11 @@ pub use forge::{Enqueue, Forge, PASSWORD, TimedOut, USER};
 pub use git::{GitError, Repository, push_files};
 pub use gitea::Gitea;
 pub use options::{ErrorStyle, Options, RegistryOptions, Version};
+pub use random::Dice;
 pub use registry::Package;
 pub use rules::Rule;
-pub use runner::Runner;
+pub use runner::{Runner, signal};
 pub use server::{JobSeen, Server, Trouble};
+pub use sshd::Sshd;
 pub use state::{Row, Status};
 pub use view::{JobView, RunView, RunnerView, StepView};
