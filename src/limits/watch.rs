@@ -235,10 +235,14 @@ impl Eye {
     fn add_new(&mut self, last: Option<u32>) {
         if let Source::Group(group) = &self.source {
             // What others start on this host costs nothing then.
-            for pid in group.processes() {
-                let pid = pid.as_raw_nonzero().get().unsigned_abs();
-                if pid != self.own && !self.seen.contains_key(&pid) {
-                    self.new.entry(pid).or_insert(0);
+            let directory = group.directory();
+            // Groups further below are for the walks.
+            for file in [directory.join("cgroup.procs"), directory.join("steps/cgroup.procs")] {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                for pid in text.lines().filter_map(|line| line.parse().ok()) {
+                    if pid != self.own && !self.seen.contains_key(&pid) {
+                        self.new.entry(pid).or_insert(0);
+                    }
                 }
             }
         } else if let (Some(from), Some(to)) = (self.last_started, last)
