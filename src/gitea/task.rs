@@ -13,16 +13,11 @@ use super::client::Address;
 use crate::cache::Grant;
 use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
-<<<<<<< HEAD
-use crate::job::spec::{ActionSources, JobSpec, MemorySpec, Need, Patience, Places, RunnerInfo};
+use crate::job::spec::{
+    ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
+};
 use crate::limits::admission::Request;
 use crate::supervisor::{Meta, history};
-=======
-use crate::job::spec::{
-    ActionSources, JobSpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
-};
-use crate::supervisor::Meta;
->>>>>>> main
 use crate::yaml;
 
 /// What the daemon knows that a task does not say.

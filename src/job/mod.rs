@@ -25,10 +25,6 @@ pub mod tail;
 pub mod tree;
 
 mod actions;
-<<<<<<< HEAD
-mod checkout;
 mod memory;
-=======
 mod native;
->>>>>>> main
 mod steps;

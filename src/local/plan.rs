@@ -8,11 +8,9 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::job::scope::{Fixed, Frame, View, object};
-<<<<<<< HEAD
-use crate::job::spec::{ActionSources, JobSpec, MemorySpec, Need, Patience, Places, RunnerInfo};
-=======
-use crate::job::spec::{ActionSources, JobSpec, NativeActions, Need, Patience, Places, RunnerInfo};
->>>>>>> main
+use crate::job::spec::{
+    ActionSources, JobSpec, MemorySpec, NativeActions, Need, Patience, Places, RunnerInfo,
+};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{Diagnostic, Job, Object, Status, Workflow, parse_workflow};
 
