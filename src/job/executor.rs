@@ -288,8 +288,15 @@ impl<'a> Executor<'a> {
         let mut output = Output::open()?;
         let mut path = Vec::new();
         let labels = plan.labels(&fixed, spec);
-        let memory =
-            Memory::begin(spec, &labels, &members, control, &base["PATH"], &mut path, &mut output, &mut log)?;
+        let memory = Memory::begin(
+            spec,
+            &labels,
+            &members,
+            control,
+            (&base["PATH"], &mut path),
+            &mut output,
+            &mut log,
+        )?;
         Ok(Self {
             spec,
             job: plan.job(),

@@ -42,14 +42,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Puts the limits in force and begins to measure.
+    /// Puts the limits in force and begins to measure. Launchers for the GHC programs of the search path go in front
+    /// of it, into the second of the pair.
     pub(super) fn begin(
         spec: &JobSpec,
         labels: &[String],
         members: &Members,
         control: &Control,
-        search_path: &str,
-        path: &mut Vec<String>,
+        (search_path, path): (&str, &mut Vec<String>),
         output: &mut Output,
         log: &mut Log<'_>,
     ) -> io::Result<Self> {

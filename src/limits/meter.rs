@@ -268,7 +268,7 @@ impl State {
         let mut by_program: Vec<(String, u64)> =
             by_program.into_iter().map(|(program, own, shared)| (program, own + shared)).collect();
         // The same order at each moment, so that the largest programs are told apart first.
-        by_program.sort_by(|a, b| b.1.cmp(&a.1));
+        by_program.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         self.mark_kills();
         let usage = self.cap.as_ref().and_then(Cap::usage);
         self.profile.add(at, &by_program, usage.map(|usage| usage.current));
