@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench
+.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench soak powercut
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,17 @@ dist: build ## a tarball with the static binary, runner-config and licences
 	@cp -r $(RELEASE) runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(TARGET)/dist/$(DIST)/
 	@tar -C $(TARGET)/dist --owner=0 --group=0 --sort=name -czf $(TARGET)/dist/$(DIST).tar.gz $(DIST)
 	@ls -l $(TARGET)/dist/$(DIST).tar.gz $(TARGET)/dist/$(DIST)/sower
+
+soak: ## kills daemons and jobs and breaks the network for MINUTES (10), and counts what is lost
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-test-support --bin sower-soak
+	@$(TARGET)/debug/sower-soak --sower $(RELEASE) --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times; needs root
+	@scripts/parts.sh powercut
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-demo
+	@$(AS_ROOT) python3 tests/powercut.py --sower $(RELEASE) --forge $(TARGET)/debug/sower-forge --cuts $(or $(CUTS),20)
 
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench
