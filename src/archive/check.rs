@@ -64,7 +64,7 @@ pub enum CheckError {
 }
 
 /// Which tools write archives like this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// GNU ar, LLVM ar, rustc: names end with a slash, symbol table `/`.
@@ -107,6 +107,9 @@ pub struct Report {
     pub lost: Option<Lost>,
     /// Every byte before this position has been accounted for: the size, if it is sound.
     pub whole_until: u64,
+    /// Its store path against Nix's book, where that was asked and the archive is not sound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nix: Option<super::store::View>,
 }
 
 impl Report {
@@ -195,6 +198,7 @@ impl<'a> Walk<'a> {
                 more_faults: 0,
                 lost: None,
                 whole_until: 0,
+                nix: None,
             },
         }
     }
