@@ -34,6 +34,7 @@ pub mod memory;
 pub mod mend;
 pub mod nar;
 pub mod nix;
+mod object;
 pub mod readers;
 pub mod replace;
 pub mod salvage;

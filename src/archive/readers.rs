@@ -108,6 +108,10 @@ fn by_table(report: &Report) -> Vec<Verdict> {
         let how = "go by the symbol table and fail; `ranlib` makes it anew".to_owned();
         verdicts.push(Verdict { reader: BY_SYMBOL, fails: true, how });
     }
+    if any(|what| matches!(what, What::ObjectCut { .. })) {
+        let how = "fail when they load the member; rebuild it".to_owned();
+        verdicts.push(Verdict { reader: "every reader", fails: true, how });
+    }
     if any(|what| matches!(what, What::LongName { .. } | What::BsdName { .. })) {
         verdicts.push(Verdict { reader: RTS, fails: true, how: "fails at the name".to_owned() });
         verdicts.push(Verdict { reader: BY_MEMBER, fails: true, how: "refuse it".to_owned() });

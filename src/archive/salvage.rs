@@ -61,10 +61,12 @@ pub fn plan(file: &File, report: &Report) -> Result<Plan, String> {
         _ => report.whole_until,
     };
     let io = |error: io::Error| error.to_string();
-    let first = read(file, 8, HEADER).map_err(io)?;
-    let first = header::parse(&first).map_err(|_| "its first header cannot be read".to_owned())?;
-    let mut old = first.size;
     let raw = read(file, 8, HEADER).map_err(io)?;
+    let first = header::parse(&raw).map_err(|_| "its first header cannot be read".to_owned())?;
+    let mut old = first.size;
+    if old > TABLE_AT_MOST || 8 + HEADER + old > report.size {
+        return Err("its first member, the symbol table, is cut or too large to be made anew here".to_owned());
+    }
     let (layout, name_length) = match first.name.as_slice() {
         b"/" => (Layout::SystemV(4), 0),
         b"/SYM64/" => (Layout::SystemV(8), 0),
@@ -88,8 +90,8 @@ pub fn plan(file: &File, report: &Report) -> Result<Plan, String> {
     if matches!(layout, Layout::None) {
         old = 0;
     }
-    if old > TABLE_AT_MOST || name_length > old {
-        return Err("its symbol table is too large to be made anew here".to_owned());
+    if name_length > old {
+        return Err("its symbol table cannot be read".to_owned());
     }
     let second =
         read(file, 8 + HEADER + old + old % 2, HEADER).ok().and_then(|bytes| header::parse(&bytes).ok());

@@ -152,6 +152,11 @@ pub fn fault_text(fault: &Fault, size: u64) -> String {
             grouped(*expected),
             grouped(*found)
         ),
+        What::ObjectCut { format, part, expected, found } => format!(
+            "{member} at position {at} was cut before it was archived: its {format} header names {part} up to {}, and it has {} bytes",
+            grouped(*expected),
+            grouped(*found)
+        ),
         What::OddField { field } => format!("{member} at position {at} has a {field} that is no number"),
     }
 }
