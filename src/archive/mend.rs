@@ -130,9 +130,9 @@ pub fn mend(
             break;
         }
         let attempt = match source {
-            Source::Nix => job.from_nix(),
-            Source::Path(given) => job.from_path(given),
-            distant => job.from_distant(distant),
+            Source::Nix => job.by_nix(),
+            Source::Path(given) => job.by_path(given),
+            distant => job.by_distant(distant),
         };
         match attempt {
             Ok(mended) => return Ok(mended),
@@ -211,7 +211,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn from_nix(&self) -> Result<Mended, Refused> {
+    fn by_nix(&self) -> Result<Mended, Refused> {
         let Some(stored) = &self.stored else {
             return Err(Refused::Because(format!(
                 "nix: {} is not in the Nix store; give --from FILE or DIR",
@@ -236,13 +236,13 @@ impl Job<'_> {
         self.done(after, format!("nix store repair {shown}"), None, notices, kept)
     }
 
-    fn from_path(&self, given: &Path) -> Result<Mended, Refused> {
+    fn by_path(&self, given: &Path) -> Result<Mended, Refused> {
         let shown = given.display();
         if !given.is_dir() {
-            return self.from_file(given);
+            return self.by_file(given);
         }
         if donor::is_cache(given) {
-            return self.from_distant(&Source::Path(given.to_owned()));
+            return self.by_distant(&Source::Path(given.to_owned()));
         }
         let name = self.real.file_name().unwrap_or_default();
         // Another store, or the root of another system, has it where it belongs.
@@ -266,7 +266,7 @@ impl Job<'_> {
         }
         let mut reasons = Vec::new();
         for donor in donors {
-            match self.from_file(&donor) {
+            match self.by_file(&donor) {
                 Err(Refused::Because(reason)) => reasons.push(reason),
                 other => return other,
             }
@@ -274,7 +274,7 @@ impl Job<'_> {
         Err(Refused::Because(reasons.join("\n  ")))
     }
 
-    fn from_file(&self, donor: &Path) -> Result<Mended, Refused> {
+    fn by_file(&self, donor: &Path) -> Result<Mended, Refused> {
         let shown = donor.display().to_string();
         let because = |reason: String| Refused::Because(format!("{shown}: {reason}"));
         let whole = check(donor).map_err(|error| Refused::Because(error.to_string()))?;
@@ -305,7 +305,7 @@ impl Job<'_> {
         self.put(replacement, whole.size, source, None)
     }
 
-    fn from_distant(&self, source: &Source) -> Result<Mended, Refused> {
+    fn by_distant(&self, source: &Source) -> Result<Mended, Refused> {
         let name = self.real.file_name().unwrap_or_default().to_string_lossy();
         let stored = self
             .stored
@@ -313,14 +313,14 @@ impl Job<'_> {
             .and_then(|stored| Some((stored.path.as_path(), self.real.strip_prefix(&stored.path).ok()?)));
         let nar_hash = self.stored.as_ref().and_then(|stored| Some(stored.known.as_ref().ok()?.hash));
         match donor::reach(source, Wanted { name: &name, stored, nar_hash }).map_err(Refused::Because)? {
-            Donor::Parts(parts) => self.from_parts(parts),
-            Donor::Stream(stream) => self.from_stream(stream),
+            Donor::Parts(parts) => self.by_parts(parts),
+            Donor::Stream(stream) => self.by_stream(stream),
         }
     }
 
     /// Only what is missing is fetched, and enough of the rest to see that it is the same archive. The symbol table, which
     /// is ours, must then agree with every header that came.
-    fn from_parts(&self, mut parts: Box<dyn Parts>) -> Result<Mended, Refused> {
+    fn by_parts(&self, mut parts: Box<dyn Parts>) -> Result<Mended, Refused> {
         let (shown, size) = (parts.name(), parts.size());
         let vouched = self.vouched(size).map_err(|reason| Refused::Because(format!("{shown}: {reason}")))?;
         if vouched <= 68 {
@@ -349,7 +349,7 @@ impl Job<'_> {
         self.put(replacement, size, source, None)
     }
 
-    fn from_stream(&self, mut stream: Box<dyn Stream>) -> Result<Mended, Refused> {
+    fn by_stream(&self, mut stream: Box<dyn Stream>) -> Result<Mended, Refused> {
         let (shown, size) = (stream.name(), stream.size());
         let because = |reason: String| Refused::Because(format!("{shown}: {reason}"));
         let vouched = self.vouched(size).map_err(because)?;
