@@ -204,7 +204,7 @@ mod tests {
         let found = find(&map, &mut archives);
         let expected =
             Joins { name: "app".to_owned(), derivation: drv("app").into(), archives: 2, bytes: 1030 };
-        assert_eq!(found, [expected.clone()]);
+        assert_eq!(found, std::slice::from_ref(&expected));
         assert_eq!(find(&serde_json::json!({"version": 4, "derivations": map}), &mut archives), [expected]);
         assert!(find(&Value::Null, &mut archives).is_empty());
     }
