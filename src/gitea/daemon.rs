@@ -319,6 +319,7 @@ impl Daemon {
             tasks,
             stop: self.stop_polling.subscribe(),
             pause: Pause::new(),
+            state: self.options.state.clone(),
         }
     }
 
