@@ -59,7 +59,10 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         s.optional_path("workdir_parent", &mut config.host.workdir_parent);
         s.optional_path("home", &mut config.host.home);
     });
-    root.section("actions", |s| s.bool("embedded", &mut config.actions.embedded));
+    root.section("actions", |s| {
+        s.bool("embedded", &mut config.actions.embedded);
+        s.texts("mirrors", &mut config.actions.mirrors, |url| url.contains("://"));
+    });
     root.section("ghc", |s| {
         s.optional_text("heap", &mut config.ghc.heap);
         s.optional_text("allocation_area", &mut config.ghc.allocation_area);

@@ -179,11 +179,13 @@ pub struct Host {
 pub struct Actions {
     /// Resolve `sower/…` in this program.
     pub embedded: bool,
+    /// Addresses that stand in for others: what the URL of an action begins with, and what it begins with instead.
+    pub mirrors: BTreeMap<String, String>,
 }
 
 impl Default for Actions {
     fn default() -> Self {
-        Self { embedded: true }
+        Self { embedded: true, mirrors: BTreeMap::new() }
     }
 }
 

@@ -121,9 +121,15 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             github_mirror: config.runner.github_mirror.clone(),
             embedded: config.actions.embedded,
             checkout_from: None,
+            offline: config.cache.offline_mode,
+            mirrors: config.actions.mirrors.clone(),
         },
         head,
         timeout_seconds: config.runner.timeout.as_secs().max(1),
+        strategy: None,
+        nested: false,
+        calls: 0,
+        origin: None,
     };
     (spec, meta)
 }

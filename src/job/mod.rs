@@ -3,7 +3,9 @@
 //! [`executor::run`] takes a [`spec::JobSpec`] and a sink for events. Below it, each file knows one thing: a step,
 //! an action, what a step prints, the files by which it talks back, its processes.
 
+pub mod call;
 pub mod command;
+mod encodings;
 pub mod embedded;
 pub mod environment;
 pub mod executor;
@@ -23,4 +25,5 @@ pub mod tree;
 
 mod actions;
 mod checkout;
+mod phases;
 mod steps;

@@ -1,8 +1,10 @@
 //! The typed model of a workflow: what its file says, with positions, before anything is evaluated.
 
+use std::collections::HashSet;
+
 use indexmap::IndexMap;
 
-use super::expression::{Scope, Value};
+use super::expression::{Object, Scope, Value};
 use super::matrix::Matrix;
 use super::template::{Condition, EvaluationError, Template};
 use crate::yaml::{Key, Node, Place};
@@ -87,6 +89,78 @@ pub struct Job {
     pub with: Vec<(String, Template)>,
     /// `secrets` for the called workflow.
     pub secrets: JobSecrets,
+}
+
+impl Workflow {
+    /// The ids of the jobs, none before what it needs. (The parser has refused circles.)
+    #[must_use]
+    pub fn order(&self) -> Vec<String> {
+        self.order_of(self.jobs.keys().map(String::as_str))
+    }
+
+    /// These jobs and all that they need, none before what it needs.
+    pub fn order_of<'a>(&'a self, wanted: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
+        let mut order: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut stack: Vec<(&str, bool)> = wanted.rev().map(|id| (id, false)).collect();
+        while let Some((id, ready)) = stack.pop() {
+            if ready {
+                order.push(id.to_owned());
+            } else if let Some(job) = self.jobs.get(id)
+                && seen.insert(id)
+            {
+                stack.push((id, true));
+                stack.extend(job.needs.iter().rev().map(|need| (need.value.as_str(), false)));
+            }
+        }
+        order
+    }
+}
+
+impl Job {
+    /// The combinations of its matrix; one empty object for a job without a matrix.
+    ///
+    /// # Errors
+    /// As [`Matrix::combinations`].
+    pub fn combinations(&self, scope: &dyn Scope) -> Result<Vec<Object>, EvaluationError> {
+        match self.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref()) {
+            Some(matrix) => matrix.combinations(scope),
+            None => Ok(vec![Object::new()]),
+        }
+    }
+
+    /// The `strategy` context of one of `total` combinations.
+    ///
+    /// # Errors
+    /// When `fail-fast` or `max-parallel` cannot be computed, with its place.
+    pub fn strategy_values(
+        &self,
+        scope: &dyn Scope,
+        index: usize,
+        total: usize,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, EvaluationError> {
+        let declared = self.strategy.as_ref();
+        let fail_fast = match declared.and_then(|strategy| strategy.fail_fast.as_ref()) {
+            // A server writes its values as text.
+            Some(template) => template.value(scope)?.text() != "false",
+            None => true,
+        };
+        let max_parallel = match declared.and_then(|strategy| strategy.max_parallel.as_ref()) {
+            Some(template) => Some(template.value(scope)?.to_number()),
+            None => None,
+        };
+        let max_parallel = max_parallel.filter(|number| number.is_finite() && *number >= 1.0);
+        let max_parallel = max_parallel.map_or_else(|| total.into(), |number| Value::Number(number.floor()).to_json());
+        Ok([
+            ("fail-fast", fail_fast.into()),
+            ("job-index", index.into()),
+            ("job-total", total.into()),
+            ("max-parallel", max_parallel),
+        ]
+        .into_iter()
+        .map(|(name, value): (&str, serde_json::Value)| (name.to_owned(), value))
+        .collect())
+    }
 }
 
 /// `jobs.ID.secrets`.
@@ -345,6 +419,25 @@ impl Triggers {
     #[must_use]
     pub fn call_inputs(&self) -> Vec<DispatchInput> {
         self.inputs_of("workflow_call")
+    }
+
+    /// The secrets that `workflow_call` declares, and whether each is required.
+    #[must_use]
+    pub fn call_secrets(&self) -> Vec<(String, bool)> {
+        let required = |node: &Node| node.get("required").and_then(Node::scalar_text).is_some_and(|text| text == "true");
+        self.of_call("secrets").iter().map(|(key, node)| (key.text.clone(), required(node))).collect()
+    }
+
+    /// The outputs that `workflow_call` declares.
+    #[must_use]
+    pub fn call_outputs(&self) -> Vec<(String, Template)> {
+        let value = |node: &Node| Template::from_node(node.get("value")?).ok();
+        self.of_call("outputs").iter().filter_map(|(key, node)| Some((key.text.clone(), value(node)?))).collect()
+    }
+
+    fn of_call(&self, what: &str) -> &[(Key, Node)] {
+        let trigger = self.events.get("workflow_call").and_then(|trigger| trigger.filters.get(what));
+        trigger.and_then(Node::as_mapping).unwrap_or_default()
     }
 
     fn inputs_of(&self, event: &str) -> Vec<DispatchInput> {
