@@ -117,7 +117,11 @@ impl Executor<'_> {
     }
 
     /// An action's repository at the commit that its reference named when this job first asked.
-    pub(super) fn fetch_action(&mut self, wanted: &RepositoryAction, path: &str) -> Result<Fetched, source::Error> {
+    pub(super) fn fetch_action(
+        &mut self,
+        wanted: &RepositoryAction,
+        path: &str,
+    ) -> Result<Fetched, source::Error> {
         let key = (wanted.url.clone(), wanted.reference.clone());
         if let Some(fetched) = self.prepared.fetched.get(&key) {
             return Ok(fetched.clone());
@@ -200,7 +204,8 @@ impl Executor<'_> {
                 status: frame.status,
                 ..Frame::default()
             };
-            let default = input.default.as_ref().map(|template| self.render(template, &seen, env)).transpose()?;
+            let default =
+                input.default.as_ref().map(|template| self.render(template, &seen, env)).transpose()?;
             inputs.insert(input.name.as_str(), default.unwrap_or_default());
         }
         // In the order in which the action declares them.
@@ -241,7 +246,8 @@ impl Executor<'_> {
                 && !used.with.iter().any(|(name, _)| name.eq_ignore_ascii_case(&input.name))
         };
         for input in action.inputs.iter().filter(missing) {
-            self.log.warning(&format!("Input {:?} is required by {} and not given", input.name, used.uses))?;
+            self.log
+                .warning(&format!("Input {:?} is required by {} and not given", input.name, used.uses))?;
         }
         Ok(())
     }

@@ -73,7 +73,8 @@ pub fn load(uses: &Spanned<String>, spec: &JobSpec, git: &Git) -> Result<Called,
 fn find(uses: &str, spec: &JobSpec, git: &Git) -> Result<(PathBuf, String, Option<PathBuf>), String> {
     let sources = &spec.actions;
     let fetch = |action: &RepositoryAction| {
-        source::fetch(action, &spec.places.action_cache, git, sources.offline).map_err(|error| error.to_string())
+        source::fetch(action, &spec.places.action_cache, git, sources.offline)
+            .map_err(|error| error.to_string())
     };
     if let Some(path) = uses.strip_prefix("./").or_else(|| uses.strip_prefix("$/")) {
         let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
@@ -141,7 +142,10 @@ pub fn inputs(
             }
             (None, None) if input.required => {
                 let place = job.uses.as_ref().map_or(job.place, |uses| uses.place);
-                return Err(format!("{file}:{place}: Input {} is required, but not provided while calling.", input.name));
+                return Err(format!(
+                    "{file}:{place}: Input {} is required, but not provided while calling.",
+                    input.name
+                ));
             }
             (None, None) => match input.kind {
                 InputType::Boolean => Json::Bool(false),
@@ -157,9 +161,7 @@ pub fn inputs(
 /// A value of the type that an input declares.
 fn typed(input: &DispatchInput, value: &Value) -> Result<Json, String> {
     let text = value.text();
-    let wrong = |wanted: &str| {
-        format!("Unexpected value '{text}': the input {} takes {wanted}", input.name)
-    };
+    let wrong = |wanted: &str| format!("Unexpected value '{text}': the input {} takes {wanted}", input.name);
     Ok(match input.kind {
         InputType::Boolean => match (&value, text.trim()) {
             (Value::Null, _) => Json::Bool(false),
@@ -189,7 +191,7 @@ fn typed(input: &DispatchInput, value: &Value) -> Result<Json, String> {
 /// The secrets of a called workflow.
 ///
 /// # Errors
-/// A secret that is required and not given, one that is not declared, a value that cannot be computed.
+/// A secret that is required and not given, a value that cannot be computed.
 pub fn secrets(
     called: &Workflow,
     job: &Job,
@@ -203,13 +205,8 @@ pub fn secrets(
         JobSecrets::None => BTreeMap::new(),
         JobSecrets::Map(entries) => {
             let mut secrets = BTreeMap::new();
+            // GitHub refuses a secret that is not declared; Gitea hands it on.
             for (name, template) in entries {
-                if !declared.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
-                    return Err(format!(
-                        "{file}:{}: Invalid secret, {name} is not defined in the referenced workflow.",
-                        template.place
-                    ));
-                }
                 let value = template.render(scope).map_err(|error| format!("{file}:{error}"))?;
                 secrets.insert(name.to_uppercase(), value);
             }
@@ -220,7 +217,9 @@ pub fn secrets(
     for (name, required) in &declared {
         let given = secrets.get(&name.to_uppercase()).is_some_and(|value| !value.is_empty());
         if *required && !given {
-            return Err(format!("{file}:{place}: Secret {name} is required, but not provided while calling."));
+            return Err(format!(
+                "{file}:{place}: Secret {name} is required, but not provided while calling."
+            ));
         }
     }
     for token in ["GITHUB_TOKEN", "GITEA_TOKEN"] {
@@ -265,7 +264,12 @@ pub fn together(results: impl IntoIterator<Item = Conclusion>) -> Conclusion {
 
 /// The specification of a job of a called workflow: the caller's, with what is the called workflow's own.
 #[must_use]
-pub fn spec_of(spec: &JobSpec, called: &Called, inputs: Map<String, Json>, secrets: BTreeMap<String, String>) -> JobSpec {
+pub fn spec_of(
+    spec: &JobSpec,
+    called: &Called,
+    inputs: Map<String, Json>,
+    secrets: BTreeMap<String, String>,
+) -> JobSpec {
     // What the caller knows must not be printed by the called either.
     let masks = spec.masks.iter().chain(spec.secrets.values()).cloned().collect();
     JobSpec {

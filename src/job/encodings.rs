@@ -105,7 +105,9 @@ fn percent(value: &str, safe: &str, space: &str, upper: bool) -> String {
     for byte in value.bytes() {
         match char::from(byte) {
             ' ' => out.push_str(space),
-            plain if byte.is_ascii_alphanumeric() || byte.is_ascii() && safe.contains(plain) => out.push(plain),
+            plain if byte.is_ascii_alphanumeric() || byte.is_ascii() && safe.contains(plain) => {
+                out.push(plain)
+            }
             _ if upper => out.push_str(&format!("%{byte:02X}")),
             _ => out.push_str(&format!("%{byte:02x}")),
         }
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_key_file_is_masked_in_base64_of_any_width() {
-        let key: String = (0..12).map(|line| format!("line {line} of a key, long enough to be broken\n")).collect();
+        let key: String =
+            (0..12).map(|line| format!("line {line} of a key, long enough to be broken\n")).collect();
         let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &key);
         for width in [64, 76, 10_000] {
             let mut masker = Masker::new([key.as_str()]);

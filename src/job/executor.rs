@@ -299,7 +299,7 @@ impl<'a> Executor<'a> {
             workflow: &plan.workflow,
             fixed,
             files: EnvironmentFiles::create(&scratch.join("files"))?,
-            interpreter: Interpreter::default(),
+            interpreter: Interpreter::new(spec.places.workspace.clone()),
             output: Output::open()?,
             control,
             members,

@@ -5,14 +5,15 @@
 
 pub mod call;
 pub mod command;
-mod encodings;
 pub mod embedded;
+mod encodings;
 pub mod environment;
 pub mod executor;
 pub mod files;
 pub mod host;
 pub mod log;
 pub mod mask;
+pub mod matcher;
 pub mod output;
 pub mod process;
 pub mod remove;

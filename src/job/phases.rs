@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use indexmap::IndexMap;
 
@@ -65,6 +64,7 @@ pub(super) struct Post {
     action: ActionPlace,
     env: Vec<(String, String)>,
     state: Vec<(String, String)>,
+    inputs: Object,
     /// The name of its step.
     name: String,
 }
@@ -127,7 +127,7 @@ impl Executor<'_> {
         }
         let used = Use { env: &env, uses: &uses, with: &with, index: None, deadline: self.deadline };
         let own = own_variables(&inputs, &used, frame);
-        let (conclusion, state) = self.run_pre(&phases, &place, &own, &used, frame)?;
+        let (conclusion, state) = self.run_pre(&phases, &place, &own, &inputs, &used, frame)?;
         self.prepared.state.insert(frame.place(), state);
         if conclusion == Conclusion::Failure && self.status == Status::Success {
             self.status = Status::Failure;
@@ -164,15 +164,30 @@ impl Executor<'_> {
         phases: &Phases<'_>,
         place: &ActionPlace,
         own: &[(String, String)],
+        inputs: &Object,
         used: &Use<'_>,
         frame: &Frame,
     ) -> io::Result<(Conclusion, Vec<(String, String)>)> {
         let Some(pre) = phases.pre else { return Ok((Conclusion::Success, Vec::new())) };
-        let done = match self.holds(phases.pre_if.as_ref(), frame) {
+        let seen = Frame {
+            inputs: inputs.clone().into(),
+            action: Some(place.clone()),
+            status: self.status,
+            step_name: frame.step_name.clone(),
+            ..Frame::default()
+        };
+        let done = match self.holds(phases.pre_if.as_ref(), &seen) {
             Ok(false) => return Ok((Conclusion::Skipped, Vec::new())),
             Ok(true) => {
                 self.log.text(&format!("::group::Pre {}", used.uses))?;
-                let done = self.phase(phases.runtime, &place.directory.join(pre), place, own, used, &frame.step_name);
+                let done = self.phase(
+                    phases.runtime,
+                    &place.directory.join(pre),
+                    place,
+                    own,
+                    used,
+                    &frame.step_name,
+                );
                 self.log.text("::endgroup::")?;
                 done
             }
@@ -201,11 +216,12 @@ impl Executor<'_> {
         let mut state = match self.prepared.state.remove(&frame.place()) {
             Some(state) => state,
             None if phases.pre.is_some() && place.repository.is_empty() => {
-                self.log.warning(&format!("{}: `pre` does not run for an action of the workspace", used.uses))?;
+                self.log
+                    .warning(&format!("{}: `pre` does not run for an action of the workspace", used.uses))?;
                 Vec::new()
             }
             // An action inside one of the workspace: nobody could know of it before.
-            None => match self.run_pre(phases, &place, &own, used, frame)? {
+            None => match self.run_pre(phases, &place, &own, inputs, used, frame)? {
                 (Conclusion::Success | Conclusion::Skipped, state) => state,
                 (conclusion, _) => return Ok(Handed { conclusion: Some(conclusion), ..Handed::default() }),
             },
@@ -224,6 +240,7 @@ impl Executor<'_> {
                 action: place,
                 env: own,
                 state,
+                inputs: inputs.clone(),
                 name: frame.step_name.clone(),
             });
         }
@@ -305,6 +322,7 @@ impl Executor<'_> {
         while let Some(post) = self.posts.pop() {
             self.notice_cancel()?;
             let frame = Frame {
+                inputs: post.inputs.clone().into(),
                 action: Some(post.action.clone()),
                 status: self.status,
                 step_name: post.name.clone(),

@@ -36,7 +36,8 @@ impl Fixed {
         github.insert("event_path", text(&places.scratch.join("event.json")));
         github.insert("job", job_id);
         // What the server leaves out and the event knows.
-        let known = |github: &Object, key: &str| github.get(key).is_some_and(|value| !value.text().is_empty());
+        let known =
+            |github: &Object, key: &str| github.get(key).is_some_and(|value| !value.text().is_empty());
         let event = spec.github.get("event");
         for (key, pointer) in [
             ("actor_id", "/sender/id"),

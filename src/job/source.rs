@@ -218,16 +218,11 @@ pub struct Fetched {
 ///
 /// # Errors
 /// When git cannot fetch it and it is not cached either.
-pub fn fetch(
-    action: &RepositoryAction,
-    cache: &Path,
-    git: &Git,
-    offline: bool,
-) -> Result<Fetched, Error> {
+pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git, offline: bool) -> Result<Fetched, Error> {
     let failed =
         |reason| Error::Fetch { url: action.url.clone(), reference: action.reference.clone(), reason };
     let host_and_name = action.url.split_once("://").map_or(action.url.as_str(), |(_, rest)| rest);
-    let place = cache.join(host_and_name.replace(':', "+"));
+    let place = cache.join(host_and_name.trim_start_matches('/').replace(':', "+"));
     fs::create_dir_all(&place).map_err(|source| Error::Io { path: place.clone(), source })?;
     let Resolved { commit, reference } = resolve(action, &place, git, offline).map_err(failed)?;
     let directory = place.join(&commit);
@@ -427,7 +422,17 @@ mod tests {
         run(&["add", "."]);
         run(&["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "two"]);
         let second = run(&["rev-parse", "HEAD"]).trim().to_owned();
-        run(&["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--allow-empty", "-m", "3"]);
+        run(&[
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            "3",
+        ]);
         let fetched = fetch(&action(&second[..9]), &cache, &git, false).unwrap();
         assert_eq!((fetched.commit.as_str(), fetched.cached), (second.as_str(), false));
         assert!(fetched.directory.join("more").is_file());
@@ -443,7 +448,8 @@ mod tests {
 
     #[test]
     fn mirrors_stand_in_for_what_a_url_begins_with() {
-        let mirrors = [("https://github.com", "https://m/gh"), ("https://github.com/actions/", "file:///srv/a")];
+        let mirrors =
+            [("https://github.com", "https://m/gh"), ("https://github.com/actions/", "file:///srv/a")];
         let sources = ActionSources {
             default_url: "https://github.com".to_owned(),
             mirrors: mirrors.map(|(from, to)| (from.to_owned(), to.to_owned())).into(),

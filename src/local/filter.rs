@@ -199,8 +199,16 @@ mod tests {
             ("*.js", &["app.js", "index.js"], &["js/index.js"]),
             ("**.js", &["index.js", "js/index.js", "src/js/app.js"], &["a.jsx"]),
             ("docs/*", &["docs/README.md"], &["docs/a/b.md"]),
-            ("docs/**/*.md", &["docs/README.md", "docs/mona/hello-world.md", "docs/a/markdown/file.md"], &["d/x.md"]),
-            ("**/docs/**", &["docs/hello.md", "dir/docs/my-file.txt", "space/docs/plan/space.doc"], &["doc/x"]),
+            (
+                "docs/**/*.md",
+                &["docs/README.md", "docs/mona/hello-world.md", "docs/a/markdown/file.md"],
+                &["d/x.md"],
+            ),
+            (
+                "**/docs/**",
+                &["docs/hello.md", "dir/docs/my-file.txt", "space/docs/plan/space.doc"],
+                &["doc/x"],
+            ),
             ("**/README.md", &["README.md", "js/README.md"], &["README.mdx"]),
             ("**/*-post.md", &["my-post.md", "path/their-post.md"], &["post.md"]),
             ("**/migrate-*.sql", &["migrate-10909.sql", "db/sept/migrate-v1.sql"], &["db/x.sql"]),

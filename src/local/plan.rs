@@ -14,7 +14,9 @@ use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
 use crate::job::source::Git;
 use crate::job::spec::{ActionSources, JobSpec, Need, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
-use crate::workflow::{Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow};
+use crate::workflow::{
+    Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
+};
 
 use super::context::{Context, Question};
 use super::filter;
@@ -122,7 +124,8 @@ impl Plan {
                     match filter::applies(trigger, context) {
                         Ok(()) => {}
                         Err(reason) if named => {
-                            remarks.push(format!("{name}: a server would not run it for this event: {reason}"));
+                            remarks
+                                .push(format!("{name}: a server would not run it for this event: {reason}"));
                         }
                         Err(reason) => {
                             others.push(format!("{name} does not run for this event: {reason}"));
@@ -213,6 +216,23 @@ impl Instance {
         needs: &IndexMap<String, Need>,
         places: &Places,
     ) -> Result<Option<Self>, String> {
+        self.call(context, run, needs, places, true)
+    }
+
+    /// The jobs of the workflow that a run of this one calls, for a list: whatever it is not given yet is empty.
+    #[must_use]
+    pub fn outline(&self, context: &Context, run: &Run) -> Option<Self> {
+        self.call(context, run, &IndexMap::new(), &Places::none(), false).ok().flatten()
+    }
+
+    fn call(
+        &self,
+        context: &Context,
+        run: &Run,
+        needs: &IndexMap<String, Need>,
+        places: &Places,
+        strict: bool,
+    ) -> Result<Option<Self>, String> {
         let job = self.job(&run.job);
         let Some(uses) = &job.uses else { return Ok(None) };
         let spec = self.spec(context, run, needs, places);
@@ -223,8 +243,13 @@ impl Instance {
         let fixed = fixed(&spec, &run.job);
         let frame = Frame::of_job(&self.inputs);
         let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
-        let inputs = call::inputs(&called.workflow, job, &self.file.name, &view)?;
-        let secrets = call::secrets(&called.workflow, job, &self.file.name, &self.secrets, &view)?;
+        let inputs = call::inputs(&called.workflow, job, &self.file.name, &view);
+        let secrets = call::secrets(&called.workflow, job, &self.file.name, &self.secrets, &view);
+        let (inputs, secrets) = if strict {
+            (inputs?, secrets?)
+        } else {
+            (inputs.unwrap_or_default(), secrets.unwrap_or_default())
+        };
         let Called { workflow, text, file, origin } = called;
         Ok(Some(Self {
             prefix: format!("{} / ", run.name),
@@ -320,7 +345,9 @@ impl Instance {
             let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
             let values = call::values(&matrix);
             let name = match &job.name {
-                Some(name) if name.is_literal() && !values.is_empty() => format!("{} ({values})", name.source()),
+                Some(name) if name.is_literal() && !values.is_empty() => {
+                    format!("{} ({values})", name.source())
+                }
                 Some(name) => name.render(&view).map_err(said)?,
                 None if values.is_empty() => id.to_owned(),
                 None => format!("{id} ({values})"),
@@ -431,7 +458,10 @@ pub const fn counts(run: &Run, conclusion: Conclusion) -> Conclusion {
 }
 
 /// Inputs of the event with their declared types and defaults.
-fn typed_inputs(declared: &[DispatchInput], given: &[(String, String)]) -> Result<Map<String, Value>, Question> {
+fn typed_inputs(
+    declared: &[DispatchInput],
+    given: &[(String, String)],
+) -> Result<Map<String, Value>, Question> {
     let mut inputs = Map::new();
     for input in declared {
         let given = given.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(&input.name));

@@ -300,7 +300,9 @@ impl Board<'_> {
                 running: 0,
                 need: Need::default(),
                 fail_fast: strategy["fail-fast"].as_bool().unwrap_or(true),
-                max_parallel: max_parallel.and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX),
+                max_parallel: max_parallel
+                    .and_then(|number| usize::try_from(number).ok())
+                    .unwrap_or(usize::MAX),
                 controls: Vec::new(),
             }),
         );
@@ -319,11 +321,9 @@ impl Board<'_> {
 
     /// The next variant whose turn it is.
     fn next(&mut self) -> Result<Option<(Queued, Control)>, String> {
-        let turn = self.queue.iter().position(|queued| {
-            match &self.live[queued.live].jobs[&queued.run.job] {
-                State::Active(active) => active.running < active.max_parallel,
-                _ => true,
-            }
+        let turn = self.queue.iter().position(|queued| match &self.live[queued.live].jobs[&queued.run.job] {
+            State::Active(active) => active.running < active.max_parallel,
+            _ => true,
         });
         let Some(queued) = turn.and_then(|at| self.queue.remove(at)) else { return Ok(None) };
         let control = Control::new().map_err(|error| error.to_string())?;
@@ -379,7 +379,9 @@ impl Board<'_> {
             State::Over(need) => Some((id.clone(), need.clone())),
             _ => None,
         };
-        let Some(jobs) = self.live[live].jobs.iter().map(over).collect::<Option<IndexMap<_, _>>>() else { return };
+        let Some(jobs) = self.live[live].jobs.iter().map(over).collect::<Option<IndexMap<_, _>>>() else {
+            return;
+        };
         let Some((caller, run)) = self.live[live].caller.take() else { return };
         let conclusion = together(jobs.values().filter_map(|need| need.result));
         match self.live[live].instance.outputs(self.schedule.context, &jobs) {
@@ -397,8 +399,9 @@ impl Board<'_> {
         if let Some(State::Active(active)) = self.live[live].jobs.get_mut(id) {
             active.controls.drain(..).for_each(|control| control.cancel());
         }
-        let (gone, left): (VecDeque<_>, _) =
-            std::mem::take(&mut self.queue).into_iter().partition(|queued| queued.live == live && queued.run.job == id);
+        let (gone, left): (VecDeque<_>, _) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|queued| queued.live == live && queued.run.job == id);
         self.queue = left;
         let called: Vec<usize> = self
             .live

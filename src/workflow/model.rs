@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use indexmap::IndexMap;
 
 use super::expression::{Object, Scope, Value};
-use super::matrix::Matrix;
+use super::matrix::{Matrix, is_insert};
 use super::template::{Condition, EvaluationError, Template};
 use crate::yaml::{Key, Node, Place};
 
@@ -150,7 +150,8 @@ impl Job {
             None => None,
         };
         let max_parallel = max_parallel.filter(|number| number.is_finite() && *number >= 1.0);
-        let max_parallel = max_parallel.map_or_else(|| total.into(), |number| Value::Number(number.floor()).to_json());
+        let max_parallel =
+            max_parallel.map_or_else(|| total.into(), |number| Value::Number(number.floor()).to_json());
         Ok([
             ("fail-fast", fail_fast.into()),
             ("job-index", index.into()),
@@ -246,18 +247,30 @@ impl Env {
     pub fn render(&self, scope: &dyn Scope) -> Result<Vec<(String, String)>, EvaluationError> {
         match self {
             Self::Map(entries) => {
-                entries.iter().map(|(name, template)| Ok((name.clone(), template.render(scope)?))).collect()
-            }
-            Self::Expression(template) => match template.value(scope)? {
-                Value::Null => Ok(Vec::new()),
-                Value::Object(object) => {
-                    Ok(object.iter().map(|(name, value)| (name.to_owned(), value.to_text())).collect())
+                let mut rendered = Vec::with_capacity(entries.len());
+                for (name, template) in entries {
+                    if is_insert(name) {
+                        rendered.extend(Self::spread(template, scope)?);
+                    } else {
+                        rendered.push((name.clone(), template.render(scope)?));
+                    }
                 }
-                other => Err(EvaluationError::new(
-                    template.place,
-                    format!("'env' must be an object of names and values, not a {}", other.kind_name()),
-                )),
-            },
+                Ok(rendered)
+            }
+            Self::Expression(template) => Self::spread(template, scope),
+        }
+    }
+
+    fn spread(template: &Template, scope: &dyn Scope) -> Result<Vec<(String, String)>, EvaluationError> {
+        match template.value(scope)? {
+            Value::Null => Ok(Vec::new()),
+            Value::Object(object) => {
+                Ok(object.iter().map(|(name, value)| (name.to_owned(), value.to_text())).collect())
+            }
+            other => Err(EvaluationError::new(
+                template.place,
+                format!("'env' must be an object of names and values, not a {}", other.kind_name()),
+            )),
         }
     }
 }
@@ -424,7 +437,8 @@ impl Triggers {
     /// The secrets that `workflow_call` declares, and whether each is required.
     #[must_use]
     pub fn call_secrets(&self) -> Vec<(String, bool)> {
-        let required = |node: &Node| node.get("required").and_then(Node::scalar_text).is_some_and(|text| text == "true");
+        let required =
+            |node: &Node| node.get("required").and_then(Node::scalar_text).is_some_and(|text| text == "true");
         self.of_call("secrets").iter().map(|(key, node)| (key.text.clone(), required(node))).collect()
     }
 
@@ -432,7 +446,10 @@ impl Triggers {
     #[must_use]
     pub fn call_outputs(&self) -> Vec<(String, Template)> {
         let value = |node: &Node| Template::from_node(node.get("value")?).ok();
-        self.of_call("outputs").iter().filter_map(|(key, node)| Some((key.text.clone(), value(node)?))).collect()
+        self.of_call("outputs")
+            .iter()
+            .filter_map(|(key, node)| Some((key.text.clone(), value(node)?)))
+            .collect()
     }
 
     fn of_call(&self, what: &str) -> &[(Key, Node)] {

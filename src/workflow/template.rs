@@ -101,6 +101,15 @@ impl Template {
         Self::read(text, place, 0, |offset| advance(place, text, text[..offset].chars().count() + 1, 0))
     }
 
+    /// A text without anything in it.
+    pub(super) fn nothing(place: Place) -> Self {
+        let source: Arc<str> = "".into();
+        Self {
+            place,
+            inner: Arc::new(Inner { value: Value::from(source.clone()), source, parts: Vec::new() }),
+        }
+    }
+
     /// Reads a scalar of a YAML document; its numbers and booleans keep their type.
     ///
     /// # Errors
@@ -336,6 +345,12 @@ impl Condition {
     #[must_use]
     pub fn always() -> Self {
         Self { place: Place::START, source: "always()".to_owned(), test: Test::True, needs_success: false }
+    }
+
+    /// The same condition, without the `success()` that one without a status function asks for: `pre-if`, `post-if`.
+    #[must_use]
+    pub fn whatever_happened(self) -> Self {
+        Self { needs_success: false, ..self }
     }
 
     /// Whether it holds. Without a status function in it, it holds only if nothing failed before.
