@@ -5,6 +5,7 @@
 
 mod resolver;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What may differ between clients.
@@ -21,6 +22,17 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { insecure: false, timeout: Some(Duration::from_secs(60)), follow_redirects: false }
+    }
+}
+
+/// The addresses of a host name, for connections that are not HTTP. An address is its own.
+///
+/// # Errors
+/// If neither `/etc/hosts` nor a name server knows the name.
+pub async fn addresses(host: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    match host.parse() {
+        Ok(address) => Ok(vec![address]),
+        Err(_) => resolver::lookup(host).await,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::events::Conclusion;
 use crate::job::call::{self, Called};
 use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
 use crate::job::source::Git;
-use crate::job::spec::{ActionSources, JobSpec, Need, Places, RunnerInfo};
+use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{
     Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
@@ -434,6 +434,8 @@ impl Instance {
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,
+            patience: Patience::default(),
+            journal_limit: u64::MAX,
             strategy: None,
             nested: false,
             calls: self.calls,

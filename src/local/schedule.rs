@@ -197,13 +197,8 @@ impl Schedule<'_> {
             fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         }
         let spec = run.instance.spec(self.context, &run, needs, &places);
-        let members = if alone {
-            Members::All
-        } else {
-            let id =
-                base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            Members::Tracked(id)
-        };
+        let id = base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let members = if alone { Members::all(id, None) } else { Members::tracked(id) };
         let began = Timestamp::now();
         let mut view = View::new(&run, self.style, out.clone());
         let conclusion =
