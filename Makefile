@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench
+.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,11 @@ dist: build ## a tarball with the static binary, runner-config and licences
 	@cp -r $(RELEASE) runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(TARGET)/dist/$(DIST)/
 	@tar -C $(TARGET)/dist --owner=0 --group=0 --sort=name -czf $(TARGET)/dist/$(DIST).tar.gz $(DIST)
 	@ls -l $(TARGET)/dist/$(DIST).tar.gz $(TARGET)/dist/$(DIST)/sower
+
+fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
+	@for target in workflow expression commands environment; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) -rss_limit_mb=1024 -timeout=10 || exit 1; \
+	done
 
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench

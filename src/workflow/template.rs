@@ -47,6 +47,11 @@ impl Placed {
         self.expression.evaluate(scope).map_err(|error| located(&error, &self.text, self.place, self.indent))
     }
 
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+
     /// The place in the file of a position in the expression (in characters from 1).
     pub(super) fn at(&self, position: usize) -> Place {
         advance(self.place, &self.text, position, self.indent)
