@@ -87,7 +87,7 @@ pub(super) fn check(triggers: &Triggers, problems: &mut Problems) {
                     if let (Some((one, _)), Some((other, _))) = (find(kind), find(&ignored)) {
                         let message =
                             format!("'{kind}' and '{ignored}' of the event '{name}' exclude each other");
-                        problems.error(one.place.max(other.place), "event-key", message);
+                        problems.warning(one.place.max(other.place), "event-key", message);
                     }
                 }
                 for (key, value) in entries {
