@@ -10,6 +10,7 @@ use crate::workflow::{Action, Object, Runs, Status, Step, Template, parse_action
 
 use super::embedded;
 use super::executor::{Executor, step_id, step_names};
+use super::native::Native;
 use super::phases::{Phases, Runtime};
 use super::scope::{ActionPlace, Frame};
 use super::source::{self, Fetched, Git, RepositoryAction, Uses};
@@ -31,16 +32,6 @@ pub(super) struct Use<'u> {
     pub(super) index: Option<usize>,
     /// When it has to be over.
     pub(super) deadline: Option<Instant>,
-}
-
-impl Use<'_> {
-    /// An input as the step gives it; empty when it does not.
-    pub(super) fn input(&self, name: &str) -> &str {
-        self.with
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map_or("", |(_, value)| value.trim())
-    }
 }
 
 impl Executor<'_> {
@@ -89,18 +80,22 @@ impl Executor<'_> {
                 self.run_action(&action, place, &used, frame)
             }
             Uses::Repository(wanted) => {
-                let own = wanted.name.eq_ignore_ascii_case("actions/checkout");
-                if own && let Some(handed) = self.checkout_without_fetching(&used)? {
+                let native = Native::of(&wanted);
+                if let Some(native) = native
+                    && let Some(handed) = self.native_first(native, &used, frame)?
+                {
                     return Ok(handed);
                 }
                 let path = self.search_path(&[&self.env, &frame.env, env]);
                 let fetched = match self.fetch_action(&wanted, &path) {
                     Ok(fetched) => fetched,
-                    Err(error) if own => {
-                        self.log.text(&format!("{error}; the built-in checkout is used instead"))?;
-                        return self.checkout_with_git(&used);
-                    }
-                    Err(error) => return Err(Problem::Step(error.to_string())),
+                    Err(error) => match native.filter(|_| self.native_allowed()) {
+                        Some(native) => {
+                            self.log.text(&format!("{error}; the built-in action is used instead"))?;
+                            return self.run_native(native, &used, frame);
+                        }
+                        None => return Err(Problem::Step(error.to_string())),
+                    },
                 };
                 let how = if fetched.cached { "cached" } else { "fetched" };
                 self.log.text(&format!("{} is commit {} ({how})", used.uses, fetched.commit))?;

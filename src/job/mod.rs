@@ -27,6 +27,6 @@ pub mod spec;
 pub mod tree;
 
 mod actions;
-mod checkout;
+mod native;
 mod phases;
 mod steps;

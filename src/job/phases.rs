@@ -14,6 +14,7 @@ use super::actions::{MAX_NESTING, Use};
 use super::embedded;
 use super::environment::{self, input_variable};
 use super::executor::{Executor, step_names};
+use super::native::After;
 use super::scope::{ActionPlace, Frame};
 use super::shell;
 use super::source::{Fetched, Uses};
@@ -57,16 +58,24 @@ impl<'p> Phases<'p> {
 #[derive(Debug)]
 pub(super) struct Post {
     /// What the log calls it.
-    title: String,
-    runtime: Runtime,
-    file: PathBuf,
-    condition: Condition,
-    action: ActionPlace,
-    env: Vec<(String, String)>,
-    state: Vec<(String, String)>,
-    inputs: Object,
+    pub(super) title: String,
+    pub(super) work: Work,
+    pub(super) condition: Condition,
+    pub(super) action: ActionPlace,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) state: Vec<(String, String)>,
+    pub(super) inputs: Object,
     /// The name of its step.
-    name: String,
+    pub(super) name: String,
+}
+
+/// What runs then.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A file of an action.
+    File(Runtime, PathBuf),
+    /// What a built-in action has left to do.
+    Native(After),
 }
 
 /// What was done for the actions before the first step.
@@ -234,8 +243,7 @@ impl Executor<'_> {
             state.extend(main.as_ref().map(|handed| handed.state.clone()).unwrap_or_default());
             self.posts.push(Post {
                 title: format!("Post {}", used.uses),
-                runtime: phases.runtime,
-                file: place.directory.join(post),
+                work: Work::File(phases.runtime, place.directory.join(post)),
                 condition: phases.post_if.clone().unwrap_or_else(Condition::always),
                 action: place,
                 env: own,
@@ -336,7 +344,12 @@ impl Executor<'_> {
                     env.extend(state_variables(&post.state));
                     let deadline = self.cleanup_deadline.or(self.deadline);
                     let used = Use { env: &[], uses: &post.title, with: &[], index: None, deadline };
-                    let done = self.phase(post.runtime, &post.file, &post.action, &env, &used, &post.name);
+                    let done = match &post.work {
+                        Work::File(runtime, file) => {
+                            self.phase(*runtime, file, &post.action, &env, &used, &post.name)
+                        }
+                        Work::Native(after) => self.run_after(after, deadline),
+                    };
                     self.log.text("::endgroup::")?;
                     done
                 }

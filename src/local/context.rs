@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::job::source::Git;
+use crate::job::spec::NativePolicy;
 
 /// The question was wrong: something that was asked for is not there or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,8 @@ pub struct Context {
     pub offline: bool,
     /// Addresses that stand in for others when actions are fetched.
     pub mirrors: BTreeMap<String, String>,
+    /// When built-in actions are used instead of the originals.
+    pub native: NativePolicy,
     secrets: BTreeMap<String, String>,
     git: Git,
     /// The payload was made up here.
@@ -157,6 +160,7 @@ impl Context {
             env,
             offline: event.offline,
             mirrors: event.mirrors.clone(),
+            native: NativePolicy::default(),
             secrets,
             git,
             made_up,

@@ -8,6 +8,7 @@ pub mod filter;
 pub mod graph;
 pub mod plan;
 pub mod schedule;
+pub mod services;
 pub mod show;
 pub mod summary;
 

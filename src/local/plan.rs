@@ -12,7 +12,7 @@ use crate::events::Conclusion;
 use crate::job::call::{self, Called};
 use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
 use crate::job::source::Git;
-use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
+use crate::job::spec::{ActionSources, JobSpec, NativeActions, Need, Patience, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{
     Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
@@ -431,6 +431,7 @@ impl Instance {
                 checkout_from: Some(context.root.clone()),
                 offline: context.offline,
                 mirrors: context.mirrors.clone(),
+                native: NativeActions { policy: context.native, insecure: false },
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use crate::cache::Server;
 use crate::events::{Conclusion, Sink, Timestamp};
 use crate::job::call::together;
 use crate::job::executor;
@@ -20,6 +21,7 @@ use crate::job::tree::Members;
 
 use super::context::Context;
 use super::plan::{Instance, Plan, Run, Selection, counts};
+use super::services;
 use super::show::{self, Shared, Style, View};
 
 /// What all runs of a schedule share.
@@ -39,6 +41,8 @@ pub struct Schedule<'s> {
     pub action_cache: &'s Path,
     /// Where tools are kept.
     pub tool_cache: &'s Path,
+    /// Serves caches and artifacts to jobs, if it could be started.
+    pub services: Option<&'s Server>,
     /// Cancels all jobs.
     pub control: &'s Control,
     /// How to show them.
@@ -196,7 +200,9 @@ impl Schedule<'_> {
         for directory in [&places.workspace, &places.scratch] {
             fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         }
-        let spec = run.instance.spec(self.context, &run, needs, &places);
+        let mut spec = run.instance.spec(self.context, &run, needs, &places);
+        let token =
+            self.services.map(|server| services::offer(server, self.context, &mut spec)).transpose()?;
         let id = base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let members = if alone { Members::all(id, None) } else { Members::tracked(id) };
         let began = Timestamp::now();
@@ -204,6 +210,9 @@ impl Schedule<'_> {
         let conclusion =
             executor::run(&spec, &mut view, control, members).map_err(|error| error.to_string())?;
         view.flush().map_err(|error| error.to_string())?;
+        if let (Some(server), Some(token)) = (self.services, &token) {
+            server.revoke(token);
+        }
         let millis = Timestamp::now().millis_since(began);
         let (outputs, summaries) = (view.outputs, view.summaries);
         Ok((Ended { run, conclusion, millis, summaries }, outputs))
