@@ -22,6 +22,16 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
+    /// A source that can be read once was needed a second time.
+    #[error(
+        "{}: the connection to the registry broke in the middle of a layer, and this cannot be read again; nothing was \
+         tagged. Push again: layers that arrived are not sent again",
+        path.display()
+    )]
+    Interrupted {
+        /// The source.
+        path: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {

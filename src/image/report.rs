@@ -26,7 +26,7 @@ pub struct Push {
 }
 
 /// What became of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// The registry had it.
@@ -53,7 +53,7 @@ impl State {
 }
 
 /// A layer of a push.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Layer {
     /// Digest of the plain tar.
     pub diff_id: Option<Digest>,
@@ -67,6 +67,20 @@ pub struct Layer {
     pub state: State,
     /// Wall time.
     pub seconds: f64,
+    /// Names in `/nix/store`, where the layer was made of store paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// A store path's name without its hash; of several, their number, too.
+#[must_use]
+pub fn content(paths: &[String]) -> String {
+    let name = |path: &String| path.get(33..).unwrap_or(path).to_owned();
+    match paths {
+        [] => String::new(),
+        [one] => name(one),
+        [one, more @ ..] => format!("{} and {} more", name(one), more.len()),
+    }
 }
 
 impl Layer {
@@ -86,6 +100,9 @@ impl Layer {
         };
         if self.state == State::Sent {
             let _ = write!(line, "  {:.1} s", self.seconds);
+        }
+        if !self.paths.is_empty() {
+            let _ = write!(line, "  {}", content(&self.paths));
         }
         line
     }
