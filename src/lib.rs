@@ -8,7 +8,6 @@
 //! | [`gitea`] | client, registration, poller, reporter | `config`, `events`, `supervisor`, `http` |
 //! | [`supervisor`] | starts job processes, finds them again, ends them | `events`, `job::spec` |
 //! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events` |
-//! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events` |
 //! | [`job`] | plan, steps, scripts, actions, commands, masking, environment files | `workflow`, `events`, `limits` |
 //! | [`limits`] | the heap ceiling and its proof | `events` |
 //! | [`events`] | the event type and the journal that writes and reads it | nothing |
@@ -16,7 +15,8 @@
 //! | [`config`] | runner configuration: typed, defaulted, checked | `yaml` |
 //! | [`archive`] | reading, checking and mending static archives | nothing |
 //! | [`image`] | docker-archive and OCI layout, registry client, push, prune | `http` |
-//! | [`deploy`] | helm, rollout, diagnosis | nothing |
+//! | [`deploy`] | helm, rollout, diagnosis | `ssh`, `http`, `image` |
+//! | [`ssh`] | connections to other hosts: programs, tunnels, files | `http` (names) |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
 
@@ -31,6 +31,7 @@ pub mod image;
 pub mod job;
 pub mod limits;
 pub mod local;
+pub mod ssh;
 pub mod supervisor;
 pub mod workflow;
 pub mod yaml;

@@ -151,7 +151,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         style,
     };
     let ended = schedule.run(&out);
-    Members::All.end(LEFTOVER_GRACE);
+    Members::all(String::new(), None).end_all(LEFTOVER_GRACE);
     let ended = ended.map_err(Failure::not_well)?;
     if !args.json {
         print_end(&ended, colour);

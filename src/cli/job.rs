@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::events::bound::Bounded;
 use crate::events::journal::Writer;
 use crate::job::executor;
 use crate::job::process::Control;
 use crate::job::spec::JobSpec;
-use crate::job::tree::{self, Members};
-use crate::supervisor::JobDir;
+use crate::job::tree;
+use crate::supervisor::{self, JobDir};
 
 use super::{Failure, Outcome};
 
@@ -41,8 +42,13 @@ pub(super) fn run(args: &Args) -> Outcome {
         .map_err(|error| Failure::wrong_question(format!("{}: {error}", spec_path.display())))?;
     drop(text);
     let mut journal = Writer::create(&directory.journal()).map_err(Failure::not_well)?;
+    directory.reserve().map_err(Failure::not_well)?;
+    let members = supervisor::enter(&directory).map_err(Failure::not_well)?;
     // It holds secrets, and whoever finds the journal knows that the job has begun.
     fs::remove_file(&spec_path).map_err(|error| Failure::not_well(named(&spec_path, &error)))?;
+    // Before the first step: after a power cut nobody may think that the job has not begun.
+    journal.sync().map_err(Failure::not_well)?;
+    directory.sync().map_err(Failure::not_well)?;
     let file = journal.sync_handle().map_err(Failure::not_well)?;
     std::thread::spawn(move || {
         loop {
@@ -51,7 +57,11 @@ pub(super) fn run(args: &Args) -> Outcome {
             let _ = file.sync_data();
         }
     });
-    executor::run(&spec, &mut journal, &control, Members::All).map_err(Failure::not_well)?;
+    let mut bounded = Bounded::new(&mut journal, spec.journal_limit);
+    let ended = executor::run(&spec, &mut bounded, &control, members);
+    // Whether it is written here or by the daemon: the end needs room.
+    directory.release();
+    ended.map_err(|error| Failure::not_well(named(&directory.journal(), &error)))?;
     journal.sync().map_err(Failure::not_well)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -81,6 +81,10 @@ fn runner(s: &mut Section<'_>, runner: &mut super::Runner) {
     s.duration("fetch_timeout", &mut runner.fetch_timeout, Duration::ZERO);
     s.duration("fetch_interval", &mut runner.fetch_interval, Duration::from_millis(100));
     s.duration("report_interval", &mut runner.report_interval, Duration::from_millis(100));
+    s.bytes("journal_limit", &mut runner.journal_limit, 1 << 20);
+    s.duration("interrupt_grace", &mut runner.interrupt_grace, Duration::ZERO);
+    s.duration("terminate_grace", &mut runner.terminate_grace, Duration::ZERO);
+    s.duration("cleanup_timeout", &mut runner.cleanup_timeout, second);
     s.optional_text("github_mirror", &mut runner.github_mirror);
     s.list("labels", &mut runner.labels, |text| text.parse::<Label>().map_err(|error| error.to_string()));
 }

@@ -3,6 +3,7 @@
 //! The keys are act_runner's, so that its file is read as it is, and a few of our own. Every key is documented in
 //! `runner-config/config.yaml`, which holds the defaults; a test compares the two.
 
+mod bytes;
 mod duration;
 mod env_file;
 mod keys;
@@ -15,6 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration};
 pub use env_file::EnvFileError;
 pub use label::{Label, LabelError, Schema};
@@ -90,6 +92,14 @@ pub struct Runner {
     pub fetch_interval: Duration,
     /// A row that a step printed is in Gitea within this time.
     pub report_interval: Duration,
+    /// Most bytes of rows that the journal of one job may have.
+    pub journal_limit: u64,
+    /// How long a process that is to stop has from SIGINT to SIGTERM.
+    pub interrupt_grace: Duration,
+    /// How long it has from SIGTERM to SIGKILL.
+    pub terminate_grace: Duration,
+    /// How long the steps that run after a cancel or a time-out, and the clean-up of actions, may take together.
+    pub cleanup_timeout: Duration,
     /// Replaces `https://github.com` as the source of actions.
     pub github_mirror: Option<String>,
     /// Labels of this runner; when empty, those of the registration hold.
@@ -109,6 +119,10 @@ impl Default for Runner {
             fetch_timeout: Duration::from_secs(60),
             fetch_interval: Duration::from_secs(1),
             report_interval: Duration::from_secs(1),
+            journal_limit: 1 << 30,
+            interrupt_grace: Duration::from_millis(7500),
+            terminate_grace: Duration::from_millis(2500),
+            cleanup_timeout: Duration::from_secs(5 * 60),
             github_mirror: None,
             labels: Vec::new(),
         }

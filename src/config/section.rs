@@ -170,6 +170,22 @@ impl<'a> Section<'a> {
         });
     }
 
+    /// A number of bytes such as `500MiB`, at least `least`.
+    pub(super) fn bytes(&mut self, name: &'static str, into: &mut u64, least: u64) {
+        self.value(name, into, |node| {
+            let Some(text) = node.scalar_text() else {
+                return Err(expected("a number of bytes such as 500MiB", node));
+            };
+            match super::parse_bytes(&text) {
+                Some(bytes) if bytes >= least => Ok(bytes),
+                Some(_) => {
+                    Err(format!("at least {} is expected, this is {text}", super::format_bytes(least)))
+                }
+                None => Err(format!("a number of bytes such as 500MiB is expected, this is {text:?}")),
+            }
+        });
+    }
+
     /// One of a few words, in any case.
     pub(super) fn word<T: Copy>(&mut self, name: &'static str, into: &mut T, words: &[(&str, T)]) {
         self.value(name, into, |node| {

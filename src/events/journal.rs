@@ -217,6 +217,14 @@ impl Reader {
         self.position
     }
 
+    /// Goes back to the first event.
+    ///
+    /// # Errors
+    /// When the file cannot be positioned.
+    pub fn rewind(&mut self) -> Result<(), Error> {
+        self.seek(FILE_HEADER as u64)
+    }
+
     /// Goes to a position that [`Reader::position`] gave, now or in an earlier process.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! The executor writes this stream and has never heard of Gitea; the reporter, the terminal of `sower exec` and
 //! the metrics read it and have never heard of a shell.
 
+pub mod bound;
 pub mod journal;
 
 use std::fmt;

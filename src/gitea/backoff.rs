@@ -38,10 +38,21 @@ impl Backoff {
 
 /// A duration with a fifth of jitter either way, so that runners do not march in step.
 #[must_use]
-pub(super) fn jittered(duration: Duration) -> Duration {
+fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(0.8 + 0.4 * random())
+}
+
+/// A duration and up to a fifth more: what is asked for regularly is not asked for more often than was configured.
+#[must_use]
+pub(super) fn stretched(duration: Duration) -> Duration {
+    duration.mul_f64(1.0 + 0.2 * random())
+}
+
+/// From 0 to 1.
+fn random() -> f64 {
     // Without randomness there is no jitter, which is no reason to fail.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    duration.mul_f64(0.8 + 0.4 * (f64::from(random) / f64::from(u32::MAX)))
+    f64::from(random) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use crate::http;
 
 /// A reply larger than this is none. Tasks carry the webhook's event and all secrets and may be large.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
+/// Time limit of a call, its reply included.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const NO_ANSWER: &str = "no answer within the time limit";
 /// A summary must not keep the rest of the report waiting for long.
 const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most of an error's body that is read.
@@ -129,7 +132,7 @@ impl Client {
     /// # Errors
     /// When the HTTP client cannot be set up, such as for a proxy in the environment that is no address.
     pub fn new(address: Address, insecure: bool) -> Result<Self, Error> {
-        let http = http::client(&http::Options { insecure, ..http::Options::default() })
+        let http = http::client(&http::Options { insecure, timeout: None, ..http::Options::default() })
             .map_err(|error| unreachable(&address, &error))?;
         Ok(Self { http, address, credentials: None, summaries: Arc::new(AtomicBool::new(true)) })
     }
@@ -152,7 +155,7 @@ impl Client {
     /// # Errors
     /// When it is not, or does not answer.
     pub async fn ping(&self, text: &str) -> Result<PingResponse, Error> {
-        self.call("ping.v1.PingService", "Ping", &PingRequest { data: text.to_owned() }, None).await
+        self.call("ping.v1.PingService", "Ping", &PingRequest { data: text.to_owned() }, Some(TIMEOUT)).await
     }
 
     /// Makes a runner of a registration token.
@@ -160,7 +163,7 @@ impl Client {
     /// # Errors
     /// When the server refuses or does not answer.
     pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse, Error> {
-        self.runner("Register", request, None).await
+        self.runner("Register", request, Some(TIMEOUT)).await
     }
 
     /// Says which labels and capabilities this runner has.
@@ -168,19 +171,22 @@ impl Client {
     /// # Errors
     /// When the server refuses or does not answer.
     pub async fn declare(&self, request: &DeclareRequest) -> Result<DeclareResponse, Error> {
-        self.runner("Declare", request, None).await
+        self.runner("Declare", request, Some(TIMEOUT)).await
     }
 
-    /// Asks for a task. A task is handed out before the reply arrives, so this must not be given up early.
+    /// Asks for a task, without a time limit: a task is handed out before the reply arrives, so it is the caller who
+    /// knows when to give up (see [`Client::no_answer`]).
     ///
     /// # Errors
-    /// When the server refuses or does not answer.
-    pub async fn fetch_task(
-        &self,
-        tasks_version: i64,
-        timeout: Duration,
-    ) -> Result<FetchTaskResponse, Error> {
-        self.runner("FetchTask", &FetchTaskRequest { tasks_version }, Some(timeout)).await
+    /// When the server refuses or the connection breaks.
+    pub async fn fetch_task(&self, tasks_version: i64) -> Result<FetchTaskResponse, Error> {
+        self.runner("FetchTask", &FetchTaskRequest { tasks_version }, None).await
+    }
+
+    /// The error of a call that the caller has given up.
+    #[must_use]
+    pub fn no_answer(&self) -> Error {
+        Error::Unreachable { address: self.address.to_string(), reason: NO_ANSWER.to_owned() }
     }
 
     /// Tells how a task stands.
@@ -188,7 +194,7 @@ impl Client {
     /// # Errors
     /// When the server refuses or does not answer.
     pub async fn update_task(&self, request: &UpdateTaskRequest) -> Result<UpdateTaskResponse, Error> {
-        self.runner("UpdateTask", request, None).await
+        self.runner("UpdateTask", request, Some(TIMEOUT)).await
     }
 
     /// Sends rows of a task's log.
@@ -196,7 +202,7 @@ impl Client {
     /// # Errors
     /// When the server refuses or does not answer.
     pub async fn update_log(&self, request: &UpdateLogRequest) -> Result<UpdateLogResponse, Error> {
-        self.runner("UpdateLog", request, None).await
+        self.runner("UpdateLog", request, Some(TIMEOUT)).await
     }
 
     /// Whether the server shows job summaries, as far as it has said.
@@ -313,7 +319,7 @@ fn unreachable(address: &Address, error: &reqwest::Error) -> Error {
         if error.is_connect() {
             "no connection within the time limit".to_owned()
         } else {
-            "no answer within the time limit".to_owned()
+            NO_ANSWER.to_owned()
         }
     } else {
         let mut reasons: Vec<String> = Vec::new();

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
+use super::pause::Pause;
 use super::poller::{Poller, Unregistered};
 use super::registration::Registration;
 use super::reporter::{self, Outcome, Reporter};
@@ -181,12 +182,22 @@ impl Daemon {
                 continue;
             }
             let task = dir.task();
-            let process = if dir.may_start()? {
-                info!("task {task}: received by an earlier daemon, starting it");
-                self.start(&dir)?
-            } else {
-                info!("task {task}: found, reporting goes on");
-                JobProcess::find(dir)?
+            let found = dir.may_start().and_then(|may_start| {
+                if may_start {
+                    info!("task {task}: received by an earlier daemon, starting it");
+                    self.start(&dir)
+                } else {
+                    info!("task {task}: found, reporting goes on");
+                    JobProcess::find(dir.clone())
+                }
+            });
+            // One directory that cannot be read is no reason to leave the others alone.
+            let process = match found {
+                Ok(process) => process,
+                Err(error) => {
+                    error!("task {task}: {error}");
+                    continue;
+                }
             };
             // More jobs than slots are looked after all the same; no more are fetched then.
             let permit = Arc::clone(&self.slots).try_acquire_owned().ok();
@@ -301,6 +312,7 @@ impl Daemon {
             slots: Arc::clone(&self.slots),
             tasks,
             stop: self.stop_polling.subscribe(),
+            pause: Pause::new(),
         }
     }
 

@@ -7,6 +7,7 @@ mod backoff;
 mod client;
 mod daemon;
 mod error;
+mod pause;
 mod poller;
 mod register;
 mod registration;

@@ -1,5 +1,6 @@
 //! Asking Gitea for tasks: one question at a time, at a measured pace, never given up half-way.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,10 @@ use sower_wire::runner::{DeclareRequest, Task};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::backoff::jittered;
+use super::backoff::stretched;
 use super::client::Client;
 use super::error::{Error, Meaning};
+use super::pause::Pause;
 use super::{Backoff, CAPABILITIES};
 
 /// A reply that is given up may hold a task that then nobody runs, so no question is shorter than this.
@@ -39,6 +41,7 @@ pub(super) struct Poller {
     pub(super) slots: Arc<Semaphore>,
     pub(super) tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>,
     pub(super) stop: watch::Receiver<bool>,
+    pub(super) pause: Pause,
 }
 
 impl Poller {
@@ -50,6 +53,9 @@ impl Poller {
         let mut looked = Instant::now();
         let mut confirming = false;
         let mut wait = Duration::ZERO;
+        // One timer for all questions. Moving it further away costs nothing; a new one each time wakes the runtime.
+        let patience = self.timeout.max(SHORTEST_TIMEOUT);
+        let mut deadline = pin!(tokio::time::sleep(patience));
         loop {
             let slots = Arc::clone(&self.slots);
             let permit = tokio::select! {
@@ -68,7 +74,12 @@ impl Poller {
                 looked = Instant::now();
             }
             // Not raced against the stop signal: the reply may hold a task.
-            let reply = self.client.fetch_task(version, self.timeout.max(SHORTEST_TIMEOUT)).await;
+            deadline.as_mut().reset(tokio::time::Instant::now() + patience);
+            let reply = tokio::select! {
+                biased;
+                reply = self.client.fetch_task(version) => reply,
+                () = deadline.as_mut() => Err(self.client.no_answer()),
+            };
             match reply {
                 Ok(reply) => {
                     if backoff.failures() > 0 {
@@ -84,7 +95,7 @@ impl Poller {
                         }
                     } else {
                         version = reply.tasks_version;
-                        wait = jittered(self.interval);
+                        wait = stretched(self.interval);
                     }
                 }
                 Err(error) if error.meaning() == Meaning::Unregistered => {
@@ -138,7 +149,7 @@ impl Poller {
         tokio::select! {
             biased;
             () = stopped(&mut self.stop) => true,
-            () = tokio::time::sleep(wait) => false,
+            () = self.pause.wait(wait) => false,
         }
     }
 }

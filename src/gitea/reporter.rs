@@ -4,6 +4,7 @@
 //! that belongs to the last row which Gitea has acknowledged, and the result comes last of all, behind the sealed
 //! log. At most one batch of rows is in memory; everything else waits in the journal, however long Gitea is away.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ const WATCH: Duration = Duration::from_secs(1);
 /// The task's state is sent at least this often; Gitea gives a task up after ten minutes, and a cancel is told in
 /// the reply.
 const HEARTBEAT: Duration = Duration::from_secs(4);
+/// How often it is sent while more rows wait than fit into a batch: each call makes Gitea read and write the index of
+/// all rows again, which is what a long log waits for.
+const STATE_WHILE_BEHIND: Duration = Duration::from_secs(2);
 /// Events read at a time before others have their turn.
 const READ_AT_ONCE: usize = 10_000;
 /// How often a summary is sent that does not arrive.
@@ -47,6 +51,8 @@ const SUMMARY_TRIES: u32 = 3;
 const OUTPUT_TRIES: u32 = 3;
 /// A server must not know this runner for this long before its job is given up.
 const UNREGISTERED_FOR: Duration = Duration::from_secs(60);
+/// How often the end of a job is tried to be written before it is reported without having been.
+const CLOSING_TRIES: u32 = 3;
 /// How long a job process may take to leave after its last event.
 const LEAVE: Duration = Duration::from_secs(60);
 
@@ -126,6 +132,9 @@ pub(super) struct Reporter {
     watched: Instant,
     gone: Option<Gone>,
     journal_complaint: bool,
+    closing_tries: u32,
+    /// The job's end, where the journal could not take it.
+    end: VecDeque<Event>,
     /// The state is not older than what Gitea has.
     caught_up: bool,
     poll: Duration,
@@ -180,6 +189,8 @@ impl Reporter {
             watched: past,
             gone: None,
             journal_complaint: false,
+            closing_tries: 0,
+            end: VecDeque::new(),
             caught_up: fresh,
             poll: SHORTEST_POLL,
             finished: false,
@@ -192,7 +203,7 @@ impl Reporter {
         loop {
             let stopping = *self.stop.borrow();
             let drained = self.read();
-            self.watch(drained);
+            self.watch(drained).await;
             if self.lost {
                 return self.give_up().await;
             }
@@ -313,6 +324,10 @@ impl Reporter {
     }
 
     fn next_event(&mut self) -> Option<Event> {
+        self.next_event_of_journal().or_else(|| self.end.pop_front())
+    }
+
+    fn next_event_of_journal(&mut self) -> Option<Event> {
         if self.reader.is_none() {
             match Reader::open(&self.process.dir().journal()) {
                 Ok(reader) => self.reader = Some(reader),
@@ -340,7 +355,15 @@ impl Reporter {
 
     /// Reads the journal from its beginning again, for a server that has this many rows.
     fn rewind(&mut self, acknowledged: u64) {
-        self.reader = None;
+        // A step may have removed the file; what is open can be read all the same.
+        match (&mut self.reader, self.process.dir().journal().exists()) {
+            (Some(reader), false) => {
+                if let Err(error) = reader.rewind() {
+                    error!("task {}: {error}", self.task);
+                }
+            }
+            _ => self.reader = None,
+        }
         self.tracker = Tracker::new(self.steps);
         self.held = None;
         self.summary = None;
@@ -351,8 +374,20 @@ impl Reporter {
 
     /// Looks after the process: once it is gone and the journal is read to its end without the job's end, the
     /// journal gets one.
-    fn watch(&mut self, drained: bool) {
-        if self.tracker.ended().is_some() || self.acknowledged.is_none() {
+    async fn watch(&mut self, drained: bool) {
+        if self.tracker.ended().is_some() {
+            return;
+        }
+        if self.gone.is_none() && self.watched.elapsed() >= WATCH {
+            self.watched = Instant::now();
+            if let State::Gone(gone) = self.process.state() {
+                // Also while Gitea is away: what it has left running eats memory.
+                self.sweep().await;
+                self.gone = Some(gone);
+                return;
+            }
+        }
+        if self.acknowledged.is_none() {
             return;
         }
         // Only what was read after the process was seen to be gone is all there is.
@@ -365,24 +400,31 @@ impl Reporter {
                     self.rewind(known);
                     self.gone = None;
                 }
-                Err(error) => self.fail_to_close(&error),
-            }
-            return;
-        }
-        if self.watched.elapsed() >= WATCH {
-            self.watched = Instant::now();
-            if let State::Gone(gone) = self.process.state() {
-                self.gone = Some(gone);
+                Err(error) => self.fail_to_close(gone, &error),
             }
         }
     }
 
-    /// The disk does not take the job's end: try again with the next look at the process.
-    fn fail_to_close(&mut self, error: &supervisor::Error) {
+    /// The disk does not take the job's end: try again with the next look at the process, and then without it.
+    fn fail_to_close(&mut self, gone: Gone, error: &supervisor::Error) {
         self.gone = None;
-        if !self.journal_complaint {
-            self.journal_complaint = true;
+        self.closing_tries += 1;
+        if self.closing_tries == 1 {
             error!("task {}: {error}", self.task);
+        }
+        if self.closing_tries >= CLOSING_TRIES && self.end.is_empty() {
+            self.end = supervisor::end_without_journal(self.process.dir(), gone, error).into();
+        }
+    }
+
+    /// Ends what the job has left running, beside the other work: what sits in the kernel is waited for.
+    async fn sweep(&self) {
+        let dir = self.process.dir().clone();
+        let task = self.task;
+        match tokio::task::spawn_blocking(move || supervisor::sweep(&dir)).await {
+            Ok(0) => {}
+            Ok(ended) => info!("task {task}: ended {ended} processes that the job had left running"),
+            Err(failure) => error!("task {task}: {failure}"),
         }
     }
 
@@ -538,10 +580,11 @@ impl Reporter {
         if now < self.states.next || !self.caught_up {
             return false;
         }
+        let pace = if self.held.is_some() { self.pace.max(STATE_WHILE_BEHIND) } else { self.pace };
         self.is_over()
             || now >= self.last_state + HEARTBEAT
             || self.tracker.output_bytes() >= MAX_OUTPUTS
-            || self.changed && (stopping || now >= self.last_state + self.pace)
+            || self.changed && (stopping || now >= self.last_state + pace)
     }
 
     /// Sends the state: a sign of life, or the end.
@@ -665,6 +708,9 @@ impl Reporter {
         while self.process.state() == State::Alive && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if self.process.state() != State::Gone(Gone::Exited(0)) {
+            self.sweep().await;
+        }
         Outcome::Reported
     }
 
@@ -681,6 +727,7 @@ impl Reporter {
                 () = stopped(&mut stop) => return Outcome::Left,
             }
         }
+        self.sweep().await;
         if let Err(error) = self.process.dir().mark_reported() {
             warn!("task {}: {error}", self.task);
         }

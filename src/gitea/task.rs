@@ -12,7 +12,7 @@ use sower_wire::{Struct, Value as WireValue, value};
 use super::client::Address;
 use crate::config::Config;
 use crate::events::{Conclusion, StepInfo, Timestamp};
-use crate::job::spec::{ActionSources, JobSpec, Need, Places, RunnerInfo};
+use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
 use crate::supervisor::Meta;
 use crate::yaml;
 
@@ -124,8 +124,18 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         },
         head,
         timeout_seconds: config.runner.timeout.as_secs().max(1),
+        patience: Patience {
+            interrupt_millis: millis(config.runner.interrupt_grace),
+            terminate_millis: millis(config.runner.terminate_grace),
+            cleanup_seconds: config.runner.cleanup_timeout.as_secs().max(1),
+        },
+        journal_limit: config.runner.journal_limit,
     };
     (spec, meta)
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the runtime token says of itself. It is not ours to check; the instance does.

@@ -71,7 +71,8 @@ impl Tracker {
             Event::StepEnded { time, step, outcome, .. } => {
                 let rows = self.rows;
                 if let Some(state) = self.steps.get_mut(step) {
-                    state.stopped = Some(time);
+                    // The clock may have been set back meanwhile.
+                    state.stopped = Some(state.started.map_or(time, |started| started.max(time)));
                     state.result = Some(outcome);
                     if state.started.is_none() {
                         state.log_index = rows;
@@ -146,7 +147,8 @@ impl Tracker {
             step.stopped = Some(time);
         }
         self.running = None;
-        self.ended = Some((time, conclusion));
+        let latest = self.steps.iter().filter_map(|step| step.stopped).chain(self.started).max();
+        self.ended = Some((latest.map_or(time, |latest| latest.max(time)), conclusion));
     }
 
     /// Goes on with row `rows`, where the server has more of them than the journal.

@@ -5,6 +5,7 @@
 
 mod resolver;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What may differ between clients.
@@ -28,6 +29,17 @@ impl Default for Options {
             follow_redirects: false,
             ca: Vec::new(),
         }
+    }
+}
+
+/// The addresses of a host name, for connections that are not HTTP. An address is its own.
+///
+/// # Errors
+/// If neither `/etc/hosts` nor a name server knows the name.
+pub async fn addresses(host: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    match host.parse() {
+        Ok(address) => Ok(vec![address]),
+        Err(_) => resolver::lookup(host).await,
     }
 }
 

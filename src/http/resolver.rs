@@ -18,15 +18,21 @@ pub(super) struct Resolver;
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-            let mut found = from_hosts(&hosts, name.as_str());
-            if found.is_empty() {
-                found = ask(name.as_str()).await?;
-            }
+            let found = lookup(name.as_str()).await?;
             let addresses: Addrs = Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)
         })
     }
+}
+
+/// The addresses of a name.
+///
+/// # Errors
+/// If neither `/etc/hosts` nor a name server knows it.
+pub(super) async fn lookup(name: &str) -> Result<Vec<IpAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let found = from_hosts(&hosts, name);
+    if found.is_empty() { ask(name).await } else { Ok(found) }
 }
 
 /// Asks the system's name servers.

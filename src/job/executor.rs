@@ -21,6 +21,7 @@ use super::files::EnvironmentFiles;
 use super::host::{self, Host};
 use super::log::Log;
 use super::mask::Masker;
+use super::oom::Counters;
 use super::output::Interpreter;
 use super::process::{Control, Grace, Output};
 use super::remove;
@@ -28,8 +29,6 @@ use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status, object
 use super::spec::JobSpec;
 use super::tree::Members;
 
-/// How long the steps that run after a cancel or a time-out, and the clean-up of actions, may take together.
-const CLEANUP_TIME: Duration = Duration::from_secs(5 * 60);
 /// How long what a job leaves running is given between SIGTERM and SIGKILL.
 const LEFTOVER_GRACE: Duration = Duration::from_millis(500);
 
@@ -249,6 +248,8 @@ pub(super) struct Executor<'a> {
     pub(super) posts: Vec<Post>,
     /// Numbers the scripts.
     pub(super) scripts: usize,
+    /// What the kernel's out-of-memory killer had done before the job.
+    pub(super) counters: Counters,
 }
 
 impl<'a> Executor<'a> {
@@ -273,11 +274,7 @@ impl<'a> Executor<'a> {
             _ => {}
         }
         let fixed = plan.fixed(spec, log.debug);
-        let tracking_id = match &members {
-            Members::Tracked(id) => id.clone(),
-            Members::All => format!("sower-{}", std::process::id()),
-        };
-        let runner_env = environment::runner(spec, &fixed, &tracking_id, log.debug);
+        let runner_env = environment::runner(spec, &fixed, members.mark(), log.debug);
         Ok(Self {
             spec,
             job: plan.job(),
@@ -288,7 +285,7 @@ impl<'a> Executor<'a> {
             output: Output::open()?,
             control,
             members,
-            grace: Grace::default(),
+            grace: spec.patience.into(),
             base: environment::base(spec),
             runner_env,
             env: Vec::new(),
@@ -298,6 +295,7 @@ impl<'a> Executor<'a> {
             cleanup_deadline: None,
             posts: Vec::new(),
             scripts: 0,
+            counters: Counters::now(),
             log,
         })
     }
@@ -410,14 +408,18 @@ impl<'a> Executor<'a> {
         }
         if self.control.is_cancelled() {
             self.status = Status::Cancelled;
-            self.cleanup_deadline = Some(Instant::now() + CLEANUP_TIME);
+            self.cleanup_deadline = Some(Instant::now() + self.cleanup_time());
             self.log.error("The job was cancelled.")?;
         } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.status = Status::Failure;
-            self.cleanup_deadline = Some(Instant::now() + CLEANUP_TIME);
+            self.cleanup_deadline = Some(Instant::now() + self.cleanup_time());
             self.log.error("The job ran longer than its time limit and was stopped.")?;
         }
         Ok(())
+    }
+
+    fn cleanup_time(&self) -> Duration {
+        Duration::from_secs(self.spec.patience.cleanup_seconds)
     }
 
     fn skip_all(&mut self) -> io::Result<()> {
@@ -456,19 +458,21 @@ impl<'a> Executor<'a> {
 
     /// Leaves nothing behind: no process and no file.
     fn clean_up(&mut self) -> io::Result<()> {
-        self.members.end(LEFTOVER_GRACE);
+        self.members.end_all(LEFTOVER_GRACE);
         let Self { output, interpreter, log, .. } = self;
-        output.drain_rest(&mut |bytes| interpreter.take(bytes, log))?;
-        interpreter.end(log)?;
+        let drained = output.drain_rest(&mut |bytes| interpreter.take(bytes, log));
+        let drained = drained.and_then(|()| interpreter.end(log).map(drop));
         let places = &self.spec.places;
         let workspace = places.remove_workspace.then_some(&places.workspace);
+        let mut problems = Vec::new();
+        // Also when the log cannot be written: then the disk is full, perhaps of this.
         for directory in [Some(&places.scratch), workspace].into_iter().flatten() {
             if let Err(error) = remove::tree(directory) {
-                let message = format!("Cannot remove {}: {error}", directory.display());
-                self.log.warning(&message)?;
+                problems.push(format!("Cannot remove {}: {error}", directory.display()));
             }
         }
-        Ok(())
+        drained?;
+        problems.iter().try_for_each(|problem| self.log.warning(problem))
     }
 }
 

@@ -16,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::tree::Members;
+use super::spec::Patience;
+use super::tree::{self, Members, Process};
 
 /// How long a process that is to stop is given.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +28,19 @@ pub struct Grace {
     pub terminate: Duration,
 }
 
+impl From<Patience> for Grace {
+    fn from(patience: Patience) -> Self {
+        Self {
+            interrupt: Duration::from_millis(patience.interrupt_millis),
+            terminate: Duration::from_millis(patience.terminate_millis),
+        }
+    }
+}
+
 impl Default for Grace {
     /// GitHub's: 7.5 s, then 2.5 s.
     fn default() -> Self {
-        Self { interrupt: Duration::from_millis(7500), terminate: Duration::from_millis(2500) }
+        Patience::default().into()
     }
 }
 
@@ -113,6 +123,7 @@ pub struct Output {
     read: OwnedFd,
     write: OwnedFd,
     buffer: Vec<u8>,
+    started: u64,
 }
 
 /// How much is read at once.
@@ -127,7 +138,13 @@ impl Output {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         // Only the reading end: the steps share the other one and expect it to block.
         rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self { read, write, buffer: vec![0; CHUNK] })
+        Ok(Self { read, write, buffer: vec![0; CHUNK], started: 0 })
+    }
+
+    /// When the last process was started, in clock ticks since the host's boot; for [`Members::since`].
+    #[must_use]
+    pub fn started(&self) -> u64 {
+        self.started
     }
 
     /// Runs a process until it ends or has to.
@@ -157,7 +174,17 @@ impl Output {
             .process_group(0)
             .spawn()?;
         let pid = Pid::from_child(&child);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        self.started = tree::stat(pid).map_or(0, |stat| stat.start);
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Nobody could wait for it.
+                let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+                child.wait()?;
+                return Err(error.into());
+            }
+        };
+        let since = self.started;
         let mut stop: Option<Stop> = None;
         let mut broken: Option<io::Error> = None;
         loop {
@@ -165,7 +192,13 @@ impl Output {
             if stop.is_none() {
                 let due = deadline.is_some_and(|deadline| now >= deadline);
                 if due || broken.is_some() || control.is_some_and(Control::is_cancelled) {
-                    stop = Some(Stop::begin(if due { Ended::TimedOut } else { Ended::Cancelled }, pid, now));
+                    stop = Some(Stop::begin(
+                        if due { Ended::TimedOut } else { Ended::Cancelled },
+                        pid,
+                        since,
+                        members,
+                        now,
+                    ));
                 }
             }
             if let Some(stop) = &mut stop {
@@ -242,32 +275,46 @@ fn wait(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
     }
 }
 
-/// A process on its way out: SIGINT to its group, SIGTERM to everything, SIGKILL to everything.
+/// A process on its way out: SIGINT, SIGTERM, SIGKILL to it and all that it started.
 struct Stop {
     reason: Ended,
+    pid: Pid,
+    /// When the process was started: what is older belongs to an earlier step.
+    started: u64,
     since: Instant,
     stage: u8,
 }
 
 impl Stop {
-    fn begin(reason: Ended, pid: Pid, now: Instant) -> Self {
-        // As a terminal does: the shell and what it runs in the foreground.
+    fn begin(reason: Ended, pid: Pid, started: u64, members: &Members, now: Instant) -> Self {
+        // As a terminal does: the shell and what it runs in the foreground; then what has left its group. Nothing gets
+        // it twice: many programs take a second one for impatience.
+        let elsewhere = |process: &Process| {
+            tree::stat(process.pid).is_some_and(|stat| stat.group != pid.as_raw_nonzero().get())
+        };
+        let others: Vec<Process> = members.since(started).into_iter().filter(elsewhere).collect();
         let _ = rustix::process::kill_process_group(pid, Signal::INT);
         let _ = rustix::process::kill_process_group(pid, Signal::CONT);
-        Self { reason, since: now, stage: 0 }
+        for process in others {
+            let _ = process.signal(Signal::INT);
+            let _ = process.signal(Signal::CONT);
+        }
+        Self { reason, pid, started, since: now, stage: 0 }
     }
 
     fn advance(&mut self, now: Instant, grace: Grace, members: &Members) {
         let elapsed = now.duration_since(self.since);
         if self.stage == 0 && elapsed >= grace.interrupt {
             self.stage = 1;
-            members.signal(Signal::TERM);
-            members.signal(Signal::CONT);
+            members.signal(self.started, Signal::TERM);
+            members.signal(self.started, Signal::CONT);
         }
         if self.stage >= 1 && elapsed >= grace.interrupt + grace.terminate {
             // Again at each turn: what forks meanwhile must go too.
             self.stage = 2;
-            members.signal(Signal::KILL);
+            // Also where /proc does not tell what there is.
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+            members.signal(self.started, Signal::KILL);
         }
     }
 
@@ -351,7 +398,7 @@ mod tests {
                 deadline.map(|after| Instant::now() + after),
                 control,
                 grace,
-                &Members::Tracked("no-such-job".to_owned()),
+                &Members::tracked("no-such-job".to_owned()),
                 &mut |bytes| {
                     printed.extend_from_slice(bytes);
                     Ok(())

@@ -48,6 +48,35 @@ pub struct JobSpec {
     pub head: Vec<String>,
     /// Time limit of the job when the workflow names none, in seconds.
     pub timeout_seconds: u64,
+    /// How long what is to stop is given.
+    #[serde(default)]
+    pub patience: Patience,
+    /// Most bytes of rows that the journal may have.
+    #[serde(default = "unbounded")]
+    pub journal_limit: u64,
+}
+
+/// How long what is to stop is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// From SIGINT to SIGTERM, in milliseconds.
+    pub interrupt_millis: u64,
+    /// From SIGTERM to SIGKILL, in milliseconds.
+    pub terminate_millis: u64,
+    /// For the steps that run after a cancel or a time-out, and the clean-up of actions, together, in seconds.
+    pub cleanup_seconds: u64,
+}
+
+impl Default for Patience {
+    /// GitHub's for the signals.
+    fn default() -> Self {
+        Self { interrupt_millis: 7500, terminate_millis: 2500, cleanup_seconds: 5 * 60 }
+    }
+}
+
+/// Of a specification from before there was a limit.
+fn unbounded() -> u64 {
+    u64::MAX
 }
 
 /// A job that this one needs.

@@ -14,6 +14,7 @@ use crate::workflow::{Condition, EvaluationError, Status, Step, StepKind, Templa
 
 use super::environment;
 use super::executor::{Executor, minutes, named, plain};
+use super::oom::Counters;
 use super::process::{self, Ended, Program};
 use super::scope::{Frame, StepResult};
 use super::shell::Shell;
@@ -385,25 +386,41 @@ impl Executor<'_> {
         Ok(handed)
     }
 
+    /// Tells a process that the kernel killed for its memory from one that somebody killed.
+    fn say_out_of_memory(&mut self) -> io::Result<()> {
+        if let Some(message) = self.counters.since() {
+            self.log.error(&message)?;
+            self.counters = Counters::now();
+        }
+        Ok(())
+    }
+
     /// Says how the process ended and what that makes of the step.
     fn judge(&mut self, ended: Ended) -> io::Result<Conclusion> {
         Ok(match ended {
             Ended::Exit(0) => Conclusion::Success,
             Ended::Exit(code) => {
                 self.log.error(&format!("Process completed with exit code {code}."))?;
+                // A shell whose program was killed by SIGKILL.
+                if code == 137 {
+                    self.say_out_of_memory()?;
+                }
                 Conclusion::Failure
             }
             Ended::Signal(signal) => {
                 self.log.error(&format!("Process was killed by {}.", process::signal_name(signal)))?;
+                if signal == 9 {
+                    self.say_out_of_memory()?;
+                }
                 Conclusion::Failure
             }
             Ended::TimedOut => {
-                self.members.end(self.grace.terminate);
+                self.members.end(self.output.started(), self.grace.terminate);
                 self.log.error("The time limit was reached; the step was stopped.")?;
                 Conclusion::Failure
             }
             Ended::Cancelled => {
-                self.members.end(self.grace.terminate);
+                self.members.end(self.output.started(), self.grace.terminate);
                 self.notice_cancel()?;
                 if self.status == Status::Cancelled { Conclusion::Cancelled } else { Conclusion::Failure }
             }

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::job::scope::{Fixed, Frame, View, object};
-use crate::job::spec::{ActionSources, JobSpec, Need, Places, RunnerInfo};
+use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{Diagnostic, Job, Object, Status, Workflow, parse_workflow};
 
@@ -267,6 +267,8 @@ impl Plan {
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,
+            patience: Patience::default(),
+            journal_limit: u64::MAX,
         }
     }
 }

@@ -161,13 +161,8 @@ impl Schedule<'_> {
         }
         let mut spec = self.plan.spec(self.context, run.file, &run.job, needs, &places);
         spec.matrix = Some(run.matrix.clone());
-        let members = if alone {
-            Members::All
-        } else {
-            let id =
-                base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-            Members::Tracked(id)
-        };
+        let id = base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let members = if alone { Members::all(id, None) } else { Members::tracked(id) };
         let began = Timestamp::now();
         let mut view = View::new(&run, self.style, out.clone());
         let conclusion =

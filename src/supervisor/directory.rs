@@ -6,6 +6,8 @@
 //! STATE/jobs/TASK/spec.json    what is to be run, with secrets; the job removes it once it has read it
 //! STATE/jobs/TASK/token        what summaries are sent with; a secret
 //! STATE/jobs/TASK/process.json the job's process
+//! STATE/jobs/TASK/trace.json   by what the processes that it starts are known
+//! STATE/jobs/TASK/reserve      room for the end, should the disk be full
 //! STATE/jobs/TASK/journal      what happened
 //! STATE/jobs/TASK/job.log      what the job process itself printed; locked while it lives
 //! STATE/jobs/TASK/cancelled    the job was told to stop
@@ -23,10 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::process::Identity;
+use super::trace::Trace;
 use crate::events::{StepInfo, Timestamp};
+use crate::job::remove;
 use crate::job::spec::JobSpec;
 
 const NEW: &str = ".new-";
+/// Room for the last rows and events of a job, in bytes.
+const RESERVE: usize = 64 * 1024;
 
 /// A runner's state directory.
 #[derive(Debug, Clone)]
@@ -141,11 +147,18 @@ impl StateDir {
         }
         DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
         let unfinished = JobDir { task, path: new.clone() };
-        write_json(&unfinished.meta(), meta)?;
-        write_json(&unfinished.spec(), spec)?;
-        write_json(&unfinished.token(), &token)?;
-        sync_directory(&new)?;
-        std::fs::rename(&new, &path).map_err(Error::io(&path))?;
+        let write = || {
+            write_json(&unfinished.meta(), meta)?;
+            write_json(&unfinished.spec(), spec)?;
+            write_json(&unfinished.token(), &token)?;
+            sync_directory(&new)?;
+            std::fs::rename(&new, &path).map_err(Error::io(&path))
+        };
+        if let Err(error) = write() {
+            // The task is given back as failed; nothing of it is for the next daemon.
+            let _ = remove::tree(&new);
+            return Err(error);
+        }
         sync_directory(&jobs)?;
         Ok(JobDir { task, path })
     }
@@ -295,6 +308,38 @@ impl JobDir {
         }
     }
 
+    pub(super) fn write_trace(&self, trace: &Trace) -> Result<(), Error> {
+        write_json(&self.path.join("trace.json"), trace)
+    }
+
+    /// By what the job's processes are known; `None` when it never had any.
+    #[must_use]
+    pub fn read_trace(&self) -> Option<Trace> {
+        serde_json::from_slice(&std::fs::read(self.path.join("trace.json")).ok()?).ok()
+    }
+
+    /// Takes room on the disk that [`JobDir::release`] gives back, so that a job can be ended on a full one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reserve(&self) -> Result<(), Error> {
+        let path = self.path.join("reserve");
+        std::fs::write(&path, vec![0; RESERVE]).map_err(Error::io(&path))
+    }
+
+    /// Gives the room of [`JobDir::reserve`] back.
+    pub fn release(&self) {
+        let _ = std::fs::remove_file(self.path.join("reserve"));
+    }
+
+    /// Waits until the directory's entries are on the disk.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn sync(&self) -> Result<(), Error> {
+        sync_directory(&self.path)
+    }
+
     /// Whether the job was told to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -336,7 +381,7 @@ impl JobDir {
     pub fn remove(&self) -> Result<(), Error> {
         let work = self.read_meta().work;
         for path in work.iter().filter(|path| path.exists()) {
-            std::fs::remove_dir_all(path).map_err(Error::io(path))?;
+            remove::tree(path).map_err(Error::io(path))?;
         }
         for entry in std::fs::read_dir(&self.path).map_err(Error::io(&self.path))? {
             let entry = entry.map_err(Error::io(&self.path))?;
@@ -345,10 +390,10 @@ impl JobDir {
                 continue;
             }
             let directory = entry.file_type().map_err(Error::io(&path))?.is_dir();
-            let result = if directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let result = if directory { remove::tree(&path) } else { std::fs::remove_file(&path) };
             result.map_err(Error::io(&path))?;
         }
-        std::fs::remove_dir_all(&self.path).map_err(Error::io(&self.path))
+        remove::tree(&self.path).map_err(Error::io(&self.path))
     }
 }
 

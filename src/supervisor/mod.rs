@@ -7,6 +7,7 @@
 mod close;
 mod directory;
 mod process;
+mod trace;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -16,9 +17,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
-pub use close::{Gone, close};
+pub use close::{Gone, close, end_without_journal};
 pub use directory::{JobDir, Lock, Meta, StateDir};
 pub use process::Identity;
+pub use trace::{Trace, enter, sweep};
 
 use crate::events::journal;
 
@@ -197,7 +199,11 @@ impl JobProcess {
     /// # Errors
     /// When the directory cannot be read.
     pub fn find(dir: JobDir) -> Result<Self, Error> {
-        let mut identity = dir.read_identity()?;
+        let mut identity = match dir.read_identity() {
+            // What the power cut left of it.
+            Err(Error::Damaged { .. }) => None,
+            other => other?,
+        };
         if identity.is_none() && dir.is_locked()? {
             identity = process::find_by_argument(dir.path());
             if let Some(identity) = &identity {
@@ -226,7 +232,10 @@ impl JobProcess {
         }
         let gone = if let Some(child) = &mut self.child {
             match child.try_wait() {
-                Ok(None) => return State::Alive,
+                Ok(None) => {
+                    self.wake();
+                    return State::Alive;
+                }
                 Ok(Some(status)) => Gone::from(status),
                 Err(_) => Gone::Unknown,
             }
@@ -234,13 +243,28 @@ impl JobProcess {
             match &self.identity {
                 None if self.dir.journal().exists() => Gone::Unknown,
                 None => Gone::NeverStarted,
-                Some(identity) if identity.is_alive() => return State::Alive,
+                Some(identity) if identity.is_alive() => {
+                    self.wake();
+                    return State::Alive;
+                }
                 Some(identity) if identity.is_of_this_boot() => Gone::Unknown,
                 Some(_) => Gone::HostWentDown,
             }
         };
         self.ended = Some(gone);
         State::Gone(gone)
+    }
+
+    /// A step may have stopped the process that runs it, which would then never see its own time limit.
+    fn wake(&self) {
+        if let Some(identity) = self.identity.filter(Identity::is_stopped) {
+            let _ = identity.signal(rustix::process::Signal::CONT);
+        }
+    }
+
+    /// Ends what the job has left running when its process is gone; see [`sweep`]. May take some seconds.
+    pub fn sweep(&mut self) -> usize {
+        if self.state() == State::Alive { 0 } else { sweep(&self.dir) }
     }
 
     /// Asks the process to stop its job (SIGINT); it ends its steps and runs what must run after a cancel.

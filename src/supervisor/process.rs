@@ -4,8 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
+
+use crate::job::tree::{self, Process};
 
 /// A process, told apart from any that gets the same id later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +24,18 @@ impl Identity {
     /// The process that has this id now; `None` when there is none.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let (_, start) = stat(pid)?;
-        Some(Self { pid, start, boot: this_boot() })
+        let stat = tree::stat(i32::try_from(pid).ok().and_then(Pid::from_raw)?)?;
+        Some(Self { pid, start: stat.start, boot: this_boot() })
     }
 
     /// Whether this process runs. One that has ended and was not waited for does not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.is_of_this_boot()
-            && stat(self.pid)
-                .is_some_and(|(state, start)| start == self.start && !matches!(state, b'Z' | b'X'))
+            && self
+                .raw()
+                .and_then(tree::stat)
+                .is_some_and(|stat| stat.start == self.start && !matches!(stat.state, b'Z' | b'X'))
     }
 
     /// Whether the host has not been started again since.
@@ -42,18 +46,20 @@ impl Identity {
 
     /// Sends a signal to this very process; nothing happens when it is gone.
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-        // The descriptor pins the process, so that what is checked is what is signalled.
-        let result = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(process) if self.is_alive() => rustix::process::pidfd_send_signal(process, signal),
-            Err(rustix::io::Errno::NOSYS) if self.is_alive() => rustix::process::kill_process(pid, signal),
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::NOSYS) | Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match result {
-            Err(rustix::io::Errno::SRCH) => Ok(()),
-            other => other.map_err(io::Error::from),
+        match self.raw() {
+            Some(pid) if self.is_of_this_boot() => Process { pid, start: self.start }.signal(signal),
+            _ => Ok(()),
         }
+    }
+
+    /// Whether it was stopped, as by SIGSTOP.
+    pub(super) fn is_stopped(&self) -> bool {
+        let stat = self.raw().and_then(tree::stat);
+        self.is_of_this_boot() && stat.is_some_and(|stat| stat.start == self.start && stat.state == b'T')
+    }
+
+    fn raw(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
     }
 }
 
@@ -72,18 +78,6 @@ pub(super) fn find_by_argument(path: &Path) -> Option<Identity> {
         }
     }
     None
-}
-
-/// State letter and start time of a process.
-fn stat(pid: u32) -> Option<(u8, u64)> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, closing parentheses too; numbers follow the last one.
-    let behind = &text[text.iter().rposition(|byte| *byte == b')')? + 1..];
-    let mut fields = std::str::from_utf8(behind).ok()?.split_ascii_whitespace();
-    let state = *fields.next()?.as_bytes().first()?;
-    // The state is field 3, the start time field 22.
-    let start = fields.nth(18)?.parse().ok()?;
-    Some((state, start))
 }
 
 fn this_boot() -> u32 {

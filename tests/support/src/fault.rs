@@ -45,6 +45,10 @@ pub enum Fault {
     DropReply,
     /// A proxy answers with this status and a page in HTML; nothing is done.
     Html(u16),
+    /// The request is carried out, and the reply ends in the middle.
+    TornReply,
+    /// A proxy says 429 and how many seconds to wait; nothing is done.
+    TooMany(u64),
     /// The request is carried out and answered that much later.
     Slow(Duration),
     /// UpdateLog: that many of the last rows are lost before the request is looked at.

@@ -53,6 +53,28 @@ pub(crate) struct Site {
     pub(crate) pushes: tokio::sync::Mutex<()>,
 }
 
+/// A body that breaks off.
+pub(crate) fn torn() -> Body {
+    Torn(Some(Bytes::from_static(b"\x0a"))).boxed()
+}
+
+struct Torn(Option<Bytes>);
+
+impl hyper::body::Body for Torn {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, BoxError>>> {
+        std::task::Poll::Ready(Some(match self.0.take() {
+            Some(bytes) => Ok(hyper::body::Frame::data(bytes)),
+            None => Err(Box::new(Abort)),
+        }))
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {

@@ -16,7 +16,7 @@ use sower_wire::runner::{
 };
 
 use crate::fault::{Fault, Method};
-use crate::http::{Abort, Body, bytes, collect, header, text};
+use crate::http::{self, Abort, Body, bytes, collect, header, text};
 use crate::options::{ErrorStyle, Version};
 use crate::protocol::Refusal;
 use crate::rules::Rule;
@@ -60,6 +60,10 @@ pub(crate) async fn serve(
                 format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>\n");
             return Ok(header(bytes(status, page), "content-type", "text/html"));
         }
+        Some(Fault::TooMany(seconds)) => {
+            let reply = bytes(StatusCode::TOO_MANY_REQUESTS, "slow down\n");
+            return Ok(header(reply, "retry-after", &seconds.to_string()));
+        }
         _ => {}
     }
     let (parts, body) = request.into_parts();
@@ -94,6 +98,9 @@ pub(crate) async fn serve(
     }
     if fault == Some(Fault::DropReply) {
         return Err(Abort);
+    }
+    if fault == Some(Fault::TornReply) {
+        return Ok(header(Response::new(http::torn()), "content-type", "application/proto"));
     }
     let mut response = match reply {
         Ok(reply) => {

@@ -12,6 +12,7 @@ pub struct Runner {
     program: PathBuf,
     folder: tempfile::TempDir,
     daemon: Option<Child>,
+    wrapper: Vec<String>,
 }
 
 impl Runner {
@@ -31,7 +32,7 @@ impl Runner {
         );
         fs::create_dir(folder.path().join("state"))?;
         fs::write(folder.path().join("config.yaml"), config)?;
-        Ok(Self { program: program.into(), folder, daemon: None })
+        Ok(Self { program: program.into(), folder, daemon: None, wrapper: Vec::new() })
     }
 
     /// A folder of this runner's own, for files by which test and job talk.
@@ -50,6 +51,35 @@ impl Runner {
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("config.yaml")
+    }
+
+    /// Sets a key of the section `runner` of the configuration.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn set(&self, key: &str, value: &str) -> io::Result<()> {
+        let text = fs::read_to_string(self.config_file())?;
+        let text = text.replacen("\nrunner:\n", &format!("\nrunner:\n  {key}: {value}\n"), 1);
+        fs::write(self.config_file(), text)
+    }
+
+    /// Starts the daemon by another program, which gets the daemon's command line as its last arguments.
+    pub fn wrap(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// The directory of a task.
+    #[must_use]
+    pub fn job_folder(&self, task: i64) -> PathBuf {
+        self.folder.path().join("state/jobs").join(task.to_string())
+    }
+
+    /// The process that runs a task.
+    #[must_use]
+    pub fn job_process(&self, task: i64) -> Option<u32> {
+        let text = fs::read(self.job_folder(task).join("process.json")).ok()?;
+        let process: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        process["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
     }
 
     /// Runs the program to its end.
@@ -111,8 +141,16 @@ impl Runner {
         let config = config.to_string_lossy();
         let mut arguments = vec!["daemon", "-c", &config];
         arguments.extend(more);
-        let child =
-            self.command(&arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut command = self.command(&arguments);
+        if let Some((program, first)) = self.wrapper.split_first() {
+            let inner = std::mem::replace(&mut command, Command::new(program));
+            command.args(first).arg(inner.get_program()).args(inner.get_args()).env_clear();
+            for (name, value) in inner.get_envs() {
+                command.env(name, value.unwrap_or_default());
+            }
+            command.current_dir(self.folder.path());
+        }
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.daemon = Some(child);
         Ok(())
     }
@@ -214,8 +252,11 @@ impl Drop for Runner {
     }
 }
 
-/// Sends a signal to a process.
-pub(crate) fn signal(pid: u32, name: &str) -> io::Result<()> {
+/// Sends a signal, such as `KILL`, to a process.
+///
+/// # Errors
+/// When there is no such process.
+pub fn signal(pid: u32, name: &str) -> io::Result<()> {
     let status = Command::new("kill").args(["-s", name, &pid.to_string()]).stderr(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("no process {pid}"))) }
 }
