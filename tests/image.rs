@@ -6,10 +6,18 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "image/faults.rs"]
+mod faults;
 #[path = "image/front.rs"]
 mod front;
 #[path = "image/parts.rs"]
 mod parts;
+#[path = "image/registries.rs"]
+mod registries;
+#[path = "image/sources.rs"]
+mod sources;
+#[path = "image/split.rs"]
+mod split;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -393,7 +401,7 @@ fn a_job_gets_outputs_and_a_summary() {
     let to = format!("{}/shop/app:t", registry.address);
     let push = sower.image(&["push", "image.tar", &to, "--plain-http", "--json"]).well().json();
     let expected = format!(
-        "digest={}\nsize={}\nuploaded={}\n",
+        "digest={}\nsize={}\nuploaded={}\ntag=t\n",
         push["digest"].as_str().unwrap(),
         push["size"],
         push["uploaded"]

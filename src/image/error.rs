@@ -83,6 +83,14 @@ pub enum Error {
         /// The HTTP status, 0 when the body was at fault.
         status: u16,
     },
+    /// A node that an image was to be brought to.
+    #[error("{host}: {why}")]
+    Node {
+        /// As given.
+        host: String,
+        /// What it says, or why it cannot be reached.
+        why: String,
+    },
     /// A list of tags that was not read to its end, or that cannot be put in order.
     #[error("{0}; nothing was deleted")]
     Unsure(String),

@@ -117,12 +117,13 @@ impl Push {
         format!("{digest} {size} {}:{}", self.repository, self.tags.join(","))
     }
 
-    /// What goes to `GITHUB_OUTPUT`: `digest`, `size`, `uploaded`.
+    /// What goes to `GITHUB_OUTPUT`: `digest`, `size`, `uploaded`, `tag`.
     #[must_use]
     pub fn outputs(&self) -> String {
         let digest = self.digest.as_ref().map_or("", Digest::as_str);
         let size = self.size.map_or(String::new(), |size| size.to_string());
-        format!("digest={digest}\nsize={size}\nuploaded={}\n", self.uploaded)
+        let tag = self.tags.first().map_or("", String::as_str);
+        format!("digest={digest}\nsize={size}\nuploaded={}\ntag={tag}\n", self.uploaded)
     }
 
     /// What goes to `GITHUB_STEP_SUMMARY`: Markdown.
@@ -132,25 +133,34 @@ impl Push {
         if let Some(digest) = &self.digest {
             let _ = writeln!(text, "Digest `{digest}`\n");
         }
-        text.push_str("| Layer | | Size | In the source | Seconds |\n| --- | --- | ---: | ---: | ---: |\n");
+        let sent = self.layers.iter().filter(|layer| layer.state == State::Sent).count();
+        let _ = writeln!(
+            text,
+            "| Layers | Sent | Skipped | Bytes sent | Of | Seconds |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n\
+             | {} | {sent} | {} | {} | {} | {:.1} |\n",
+            self.layers.len(),
+            self.layers.len() - sent,
+            bytes(self.uploaded),
+            self.size.map_or("?".to_owned(), bytes),
+            self.seconds
+        );
+        text.push_str("<details><summary>Each layer</summary>\n\n");
+        text.push_str(
+            "| Layer | | Size | In the source | Seconds | |\n| --- | --- | ---: | ---: | ---: | --- |\n",
+        );
         for layer in &self.layers {
             let name = layer.digest.as_ref().or(layer.diff_id.as_ref()).map_or("?", Digest::short);
             let size = layer.size.map_or("?".to_owned(), bytes);
             let _ = writeln!(
                 text,
-                "| `{name}` | {} | {size} | {} | {:.1} |",
+                "| `{name}` | {} | {size} | {} | {:.1} | {} |",
                 layer.state.word(),
                 bytes(layer.stored_size),
-                layer.seconds
+                layer.seconds,
+                content(&layer.paths)
             );
         }
-        let _ = writeln!(
-            text,
-            "\n{} sent of {}, {:.1} s.\n",
-            bytes(self.uploaded),
-            self.size.map_or("?".to_owned(), bytes),
-            self.seconds
-        );
+        text.push_str("\n</details>\n\n");
         text
     }
 }

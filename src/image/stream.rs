@@ -155,9 +155,11 @@ impl Push<'_> {
         let image = told.await.unwrap_or_else(|_| Err(Error::lie(path, "the reader stopped")));
         // By now it has either written all or its output is closed.
         let status = child.as_mut().map(Child::wait).transpose().map_err(|error| Error::io(path, error))?;
-        // A script that failed is the cause of whatever else went wrong, unless the push stopped it.
-        if failed.is_none()
-            && let Some(status) = status.filter(|status| !status.success())
+        // A script that failed is the cause of whatever is wrong with what it wrote. One that a closed pipe ended was
+        // stopped by the push.
+        let is_cause = matches!(failed, None | Some(Error::Lie { .. } | Error::Interrupted { .. }));
+        if let Some(status) = status.filter(|status| is_cause && !status.success())
+            && (status.code().is_some_and(|code| code < 128) || failed.is_none())
         {
             return Err(Error::lie(path, format!("the script failed: {status}")));
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::connection::Connection;
 use super::display::Display;
@@ -9,7 +10,8 @@ use super::{Output, append, print, print_json};
 use crate::cli::{Failure, Outcome};
 use crate::image::cache::{Cache, source_key};
 use crate::image::compress::Method;
-use crate::image::push::{Layering, Push, Settings};
+use crate::image::node::{self, Node};
+use crate::image::push::{Event, Layering, Push, Settings};
 use crate::image::registry::{Access, Registry};
 use crate::image::report::State;
 use crate::image::source::{Image, Wanted};
@@ -27,7 +29,8 @@ pub(super) struct Args {
     /// docker-archive (plain, gzip or zstd), OCI layout (directory or tar), a script that writes one (Nix's
     /// streamLayeredImage), `-` for standard input; a link such as Nix's `result` will do
     source: PathBuf,
-    /// Where to: host[:port]/namespace/name[:tag]; without any tag, `latest`
+    /// Where to: host[:port]/namespace/name[:tag], without any tag `latest`; or ssh://[user@]host[:port]/NAME:TAG, straight
+    /// into a Kubernetes node's containerd
     #[arg(value_name = "DEST")]
     destination: String,
     /// A tag to set; may be given several times, the image is pushed once
@@ -48,6 +51,9 @@ pub(super) struct Args {
     /// Read all of the source, even store paths that were pushed before under the same names and sizes
     #[arg(long)]
     verify: bool,
+    /// The command on the node of an ssh:// destination [default: `k3s ctr`, else `ctr -n k8s.io`]
+    #[arg(long, value_name = "COMMAND", env = "SOWER_CTR")]
+    ctr: Option<String>,
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
@@ -82,7 +88,8 @@ Examples:
   sower image push ./result git.example.org/shop/app:1a2b3c4
   sower image push ./result 10.0.0.5:3000/shop/app --tag 1a2b3c4 --tag latest --plain-http
   docker save app | sower image push - git.example.org/shop/app:1a2b3c4
-  sower image push image.tar git.example.org/shop/app --username ci --password-stdin < token";
+  sower image push image.tar git.example.org/shop/app --username ci --password-stdin < token
+  sower image push ./result ssh://root@node1/git.example.org/shop/app:1a2b3c4";
 
 impl Args {
     fn settings(&self) -> Settings {
@@ -124,7 +131,51 @@ impl Args {
     }
 }
 
+/// Brings the image to a node itself. Blocks: nothing else goes on meanwhile.
+fn to_node(args: &Args, node: &Node) -> Result<report::Push, Failure> {
+    if !args.tags.is_empty() || args.stream()?.is_some() {
+        return Err(Failure::wrong_question(
+            "an ssh:// destination takes a file and one tag, the one in the destination",
+        ));
+    }
+    let image = Image::open(&args.source, Wanted { name: args.image.as_deref(), anatomy: false })?;
+    if args.output.dry_run {
+        return Err(Failure::wrong_question(
+            "a node cannot tell what it has; all of the image would be sent",
+        ));
+    }
+    let display = Display::new(args.output.json);
+    let read = Arc::default();
+    display.show(&Event::Begin { total: image.layers.iter().map(|layer| layer.stored_size).sum() });
+    display.show(&Event::Reading { index: 0, read: Arc::clone(&read) });
+    let options = crate::ssh::Options::from_environment();
+    let report = node::push(&image, node, &options, args.ctr.as_deref(), &read);
+    display.finish();
+    Ok(report?)
+}
+
+fn tell(report: &report::Push, json: bool) -> Outcome {
+    if !report.dry_run {
+        append("GITHUB_OUTPUT", &report.outputs())?;
+        append("GITHUB_STEP_SUMMARY", &report.summary())?;
+    }
+    if json {
+        print_json(report)?;
+    } else {
+        eprintln!("{}", total(report));
+        print(&format!("{}\n", report.line()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn run(args: &Args) -> Outcome {
+    if let Some(node) = Node::parse(&args.destination) {
+        let node = node?;
+        // It drives a connection of its own, which this thread must not be in the way of.
+        let report = std::thread::scope(|scope| scope.spawn(|| to_node(args, &node)).join());
+        let report = report.map_err(|_| Failure::not_well("the push stopped"))??;
+        return tell(&report, args.output.json);
+    }
     let destination = Destination::parse(&args.destination)?;
     let mut tags: Vec<String> = destination.tag.into_iter().collect();
     for tag in &args.tags {
@@ -145,7 +196,7 @@ pub(super) async fn run(args: &Args) -> Outcome {
     let settings = args.settings();
     let display = Display::new(args.output.json);
     let cache = Cache::from_environment();
-    let events = |event: crate::image::push::Event<'_>| display.show(&event);
+    let events = |event: Event<'_>| display.show(&event);
     let open = async |settings: &Settings| {
         let mut options = args.connection.options();
         options.also_read = cache.repositories(&destination.repository);
@@ -176,18 +227,7 @@ pub(super) async fn run(args: &Args) -> Outcome {
     };
     let result: Result<report::Push, Error> = result.await;
     display.finish();
-    let report = result?;
-    if !report.dry_run {
-        append("GITHUB_OUTPUT", &report.outputs())?;
-        append("GITHUB_STEP_SUMMARY", &report.summary())?;
-    }
-    if args.output.json {
-        print_json(&report)?;
-    } else {
-        eprintln!("{}", total(&report));
-        print(&format!("{}\n", report.line()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    tell(&result?, args.output.json)
 }
 
 /// What moved, on one line.

@@ -53,7 +53,7 @@ pub(super) fn read(source: Source, name: Option<&str>) -> Result<Image, Error> {
         Storage::PackedTar(..) => "docker-archive, zstd",
         _ => "docker-archive",
     };
-    Ok(Image { kind, config, layers, manifest: None, source })
+    Ok(Image { kind, config, layers, manifest: None, source: source.into() })
 }
 
 /// `app` means `app:latest`; a registry's name in front may be left out.

@@ -32,7 +32,7 @@ pub const MAX_DOCUMENT: u64 = 4 << 20;
 const MAX_LAYERS: usize = 1000;
 
 /// An image as its source describes it. No layer has been read yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Image {
     /// What kind of source it was, for people.
     pub kind: &'static str,
@@ -42,7 +42,7 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// The manifest that came with the image (OCI layouts); a docker-archive has none, one is made for it.
     pub manifest: Option<Manifest>,
-    source: Source,
+    source: Arc<Source>,
 }
 
 /// A manifest, byte for byte, and its media type.

@@ -122,7 +122,7 @@ pub(super) fn read(source: Source, wanted: Option<&str>) -> Result<Image, Error>
         Storage::PackedTar(..) => "OCI layout, zstd'd tar",
         _ => "OCI layout, tar",
     };
-    Ok(Image { kind, config, layers, manifest: Some(Manifest { media_type, bytes }), source })
+    Ok(Image { kind, config, layers, manifest: Some(Manifest { media_type, bytes }), source: source.into() })
 }
 
 /// By reference name, platform (`linux/amd64`) or a beginning of the digest.
