@@ -35,6 +35,9 @@ fn sower(bin: &Path) -> Command {
         .args(["deploy", "helm"])
         .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
         .env("HOME", "/nonexistent")
+        // Nothing is noted of these deployments.
+        .env("SOWER_STATE_DIR", "/dev/null")
+        .env_remove("SSH_AUTH_SOCK")
         .env_remove("COLUMNS")
         .env_remove("KUBECONFIG")
         .env_remove("SOWER_KUBECONFIG")
@@ -67,6 +70,8 @@ fn scripted(upgrade: &str) -> tempfile::TempDir {
             r#"
 case $1 in
 version) echo v3.12.1+gabcdef; exit ;;
+template) exit 1 ;;
+get) exit 1 ;;
 history) echo '[{{"revision":6,"updated":"x","status":"failed"}},{{"revision":5,"updated":"x","status":"deployed"}}]'; exit ;;
 esac
 echo "$@" >>{here}/calls
@@ -209,7 +214,7 @@ fn helm_is_told_what_was_asked_for() {
     assert_eq!(
         calls.lines().next().unwrap(),
         format!(
-            "upgrade --install --wait --timeout 90s --create-namespace --kube-context blue --namespace web \
+            "upgrade --install --wait --timeout 90s --history-max 10 --create-namespace --kube-context blue --namespace web \
              --values {CHART}/values.yaml --set a=1 --set b=x y --set-string c=007 -- shop {CHART}"
         )
     );
@@ -217,7 +222,7 @@ fn helm_is_told_what_was_asked_for() {
 
 #[test]
 fn a_kubeconfig_from_a_secret_is_a_private_file_for_the_moment() {
-    let tools = scripted("stat -c '%a %n' \"$7\" >&2; exit 0");
+    let tools = scripted("stat -c '%a %n' \"$9\" >&2; exit 0");
     let scratch = tempfile::tempdir().unwrap();
     let output = sower(tools.path())
         .args(["shop", CHART, "-n", "web"])
@@ -248,9 +253,9 @@ fn what_helm_prints_of_the_release_is_not_shown() {
     let (code, stdout, stderr) = text(&output);
     assert_eq!(code, 0);
     assert!(!format!("{stdout}{stderr}").contains("hunter2"));
-    assert!(stdout.contains("helm: WARNING: old\n") && stdout.contains("revision 6 is ready"), "{stdout}");
-    assert_eq!(fs::read_to_string(outputs).unwrap(), "revision=6\n");
-    assert!(fs::read_to_string(summary).unwrap().contains("| Revision | 6 |"));
+    assert!(stdout.contains("helm: WARNING: old\n") && stdout.contains("revision 7 is ready"), "{stdout}");
+    assert_eq!(fs::read_to_string(outputs).unwrap(), "revision=7\nimages=\n");
+    assert!(fs::read_to_string(summary).unwrap().contains("| Revision | 7 |"));
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub struct Cause {
     pub sentence: String,
     /// What to do about it, in one sentence without a full stop.
     pub remedy: String,
+    /// What to put where, ready to paste.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paste: Option<String>,
 }
 
 /// The kinds of causes that are told apart.
@@ -52,20 +55,33 @@ pub enum Kind {
     Unschedulable,
     /// The pods could not be made.
     PodsRefused,
+    /// A hook of the chart failed.
+    Hook,
+    /// The program is built for another kind of machine.
+    Architecture,
+    /// All is ready, and the application does not answer as it should.
+    Check,
+    /// The way to the cluster was lost.
+    Connection,
+    /// The certificate of the cluster, or of the kubeconfig's user, is not or not any more good.
+    Certificate,
     /// None of the above.
     Unknown,
 }
 
 impl Cause {
-    fn new(kind: Kind, sentence: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { kind, sentence: sentence.into(), remedy: remedy.into() }
+    pub(super) fn new(kind: Kind, sentence: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { kind, sentence: sentence.into(), remedy: remedy.into(), paste: None }
     }
 }
 
 /// The most specific cause that the evidence supports.
 pub(super) fn diagnose(evidence: &Evidence) -> Cause {
     let of_pods = evidence.pods.iter().filter_map(of_pod).min_by_key(|cause| rank(cause.kind));
-    of_pods.or_else(|| of_workloads(evidence)).unwrap_or_else(|| unknown(evidence))
+    of_pods
+        .or_else(|| of_hooks(&evidence.helm))
+        .or_else(|| of_workloads(evidence))
+        .unwrap_or_else(|| unknown(evidence))
 }
 
 /// Causes that explain others come first: a pod that cannot be pulled makes its neighbour fail its probe.
@@ -101,6 +117,28 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             format!("the kubeconfig is of no use: {}", tail(last)),
             "`kubectl config get-contexts` lists the contexts that it has",
         )
+    } else if has("x509: ") {
+        let what = last.rsplit("x509: ").next().unwrap_or(last);
+        Cause::new(
+            Kind::Certificate,
+            format!("the certificate of the cluster's API server is not accepted: {what}"),
+            if what.contains("expired") || what.contains("not yet valid") {
+                "renew it (k3s: it does so when it is restarted within 90 days of the end, or `k3s certificate rotate`); \
+                 see that the clocks of both hosts are right"
+            } else if what.contains("unknown authority") {
+                "the kubeconfig is of another cluster, or of the time before the cluster was set up anew: fetch it again"
+            } else {
+                "name the server in the kubeconfig as its certificate does, or set tls-server-name there"
+            },
+        )
+    } else if has("tls: ")
+        && (has("expired certificate") || has("bad certificate") || has("certificate required"))
+    {
+        Cause::new(
+            Kind::Certificate,
+            format!("the cluster does not accept the certificate of the kubeconfig's user: {}", tail(last)),
+            "renew the user's certificate in the kubeconfig (k3s: fetch /etc/rancher/k3s/k3s.yaml again)",
+        )
     } else if has("the server has asked for the client to provide credentials") || has("Unauthorized") {
         Cause::new(
             Kind::Credentials,
@@ -126,6 +164,18 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             format!("the namespace is not there: {}", tail(last)),
             "create it, or deploy with --create-namespace",
         )
+    } else if has("admission webhook") && has("denied") || has("ValidatingAdmissionPolicy") {
+        Cause::new(
+            Kind::Forbidden,
+            format!("the cluster's admission rules refuse what the chart creates: {last}"),
+            "change what the rule objects to, or the rule",
+        )
+    } else if has("cannot patch") && has("field is immutable") {
+        Cause::new(
+            Kind::Chart,
+            format!("the chart changes what cannot be changed: {last}"),
+            "delete that object (its pods go with it) and deploy again, or take the change back",
+        )
     } else if has("resource mapping not found") || has("unable to build kubernetes objects") {
         Cause::new(
             Kind::Chart,
@@ -147,7 +197,33 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
     Some(cause)
 }
 
+/// A hook that left nothing to look at.
+fn of_hooks(helm: &str) -> Option<Cause> {
+    let line = helm.lines().rev().find(|line| line.contains("hooks failed") || line.contains("hook"))?;
+    let words = line.trim_start_matches("Error: ");
+    line.contains("failed").then(|| {
+        Cause::new(
+            Kind::Hook,
+            format!("a hook of the chart failed: {words}"),
+            "see the Job that it names, and its log",
+        )
+    })
+}
+
 fn of_pod(pod: &PodEvidence) -> Option<Cause> {
+    let cause = cause_of_pod(pod)?;
+    let Some(hook) = &pod.hook else { return Some(cause) };
+    // What is wrong with the pod is why the hook failed.
+    let kind = if cause.kind == Kind::Crash { Kind::Hook } else { cause.kind };
+    let remedy = if cause.kind == Kind::Crash {
+        "mend what its log complains about; what comes after the hook was not begun".to_owned()
+    } else {
+        cause.remedy
+    };
+    Some(Cause { kind, sentence: format!("hook {hook}: {}", cause.sentence), remedy, paste: cause.paste })
+}
+
+fn cause_of_pod(pod: &PodEvidence) -> Option<Cause> {
     if let Some(message) = &pod.unscheduled {
         return Some(Cause::new(
             Kind::Unschedulable,
@@ -206,6 +282,16 @@ fn of_container(pod: &PodEvidence, container: &ContainerEvidence) -> Option<Caus
     if let Some(event) = pod.events.iter().rev().find(|event| event.contains("Liveness probe failed")) {
         return Some(of_probe(&who, event, "Liveness"));
     }
+    let said = |words: &str| {
+        container.log.iter().any(|line| line.contains(words)) || container.message.contains(words)
+    };
+    if said("exec format error") {
+        return Some(Cause::new(
+            Kind::Architecture,
+            format!("{who} cannot run: its program is built for another kind of machine (exec format error)"),
+            "build the image for the node's architecture (`kubectl get nodes -o wide` shows it)",
+        ));
+    }
     if let Some(code) = container.exit_code {
         let last = container.log.iter().rev().find(|line| !line.trim().is_empty());
         let words =
@@ -249,12 +335,18 @@ fn of_pull(pod: &PodEvidence, container: &ContainerEvidence) -> Cause {
     let all = format!("{}\n{}", container.message, event.map_or("", String::as_str));
     let has = |text: &str| all.contains(text);
     if has("HTTP response to HTTPS client") {
-        return Cause::new(
-            Kind::ImagePull,
-            format!("{who}: the node asks for {image} over https, and the registry speaks plain http"),
-            "give the node a mirror entry for the registry (k3s: /etc/rancher/k3s/registries.yaml), or the registry a \
-             certificate",
-        );
+        let registry = image.split('/').next().unwrap_or(image);
+        return Cause {
+            paste: Some(format!(
+                "# /etc/rancher/k3s/registries.yaml on each node; then: systemctl restart k3s (agents: k3s-agent)\n\
+                 mirrors:\n  \"{registry}\":\n    endpoint:\n      - \"http://{registry}\""
+            )),
+            ..Cause::new(
+                Kind::ImagePull,
+                format!("{who}: the node asks for {image} over https, and the registry speaks plain http"),
+                "give the node a mirror entry for the registry, or the registry a certificate",
+            )
+        };
     }
     if has("401 Unauthorized")
         || has("403 Forbidden")
@@ -436,7 +528,7 @@ mod tests {
             ),
             (
                 "Error: kubernetes cluster unreachable: Get \"https://x/version\": tls: failed to verify certificate: x509: certificate has expired",
-                Kind::Unreachable,
+                Kind::Certificate,
             ),
             (
                 "Error: kubernetes cluster unreachable: the server has asked for the client to provide credentials",

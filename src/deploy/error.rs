@@ -50,6 +50,9 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// Something over SSH did not happen.
+    #[error(transparent)]
+    Ssh(#[from] Box<crate::ssh::Error>),
     /// A file could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {
@@ -64,10 +67,14 @@ impl Error {
     /// Whether the question was wrong (a missing program or file, an argument that cannot be), rather than
     /// something being wrong with what was asked about.
     #[must_use]
-    pub const fn is_wrong_question(&self) -> bool {
-        matches!(
-            self,
-            Self::MissingProgram { .. } | Self::HelmVersion { .. } | Self::Argument(_) | Self::File { .. }
-        )
+    pub fn is_wrong_question(&self) -> bool {
+        match self {
+            Self::MissingProgram { .. }
+            | Self::HelmVersion { .. }
+            | Self::Argument(_)
+            | Self::File { .. } => true,
+            Self::Ssh(error) => error.is_wrong_question(),
+            Self::Process { .. } | Self::Kubectl { .. } | Self::Helm { .. } => false,
+        }
     }
 }

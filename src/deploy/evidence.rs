@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::kubectl::Kubectl;
 use super::objects::{ContainerStatus, Event, Object, Terminated};
-use super::rollout::{ReleasePod, Rollout};
+use super::rollout::{ReleasePod, Rollout, Workload};
 use super::{Error, Request};
 
 /// How many lines of a container's log are kept.
-const LOG_LINES: usize = 20;
+const LOG_LINES: usize = 50;
 /// How many events of one object are kept.
 const EVENTS: usize = 6;
 /// How many pods are looked at; of many pods that fail alike the first few tell it all.
@@ -37,6 +37,9 @@ pub struct PodEvidence {
     pub name: String,
     /// Its state in words.
     pub state: String,
+    /// The hook's Job whose pod it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<String>,
     /// Why no node took it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unscheduled: Option<String>,
@@ -78,21 +81,58 @@ pub struct ContainerEvidence {
 
 impl Evidence {
     /// Asks the cluster. What it does not answer is missing and said to be.
-    pub(super) fn collect(kubectl: &Kubectl, request: &Request, helm: String) -> Self {
+    pub(super) fn collect(kubectl: &Kubectl, request: &Request, hooks: &[String], helm: String) -> Self {
         let mut evidence = Self { helm, ..Self::default() };
-        if let Err(error) = evidence.ask(kubectl, request) {
+        if let Err(error) = evidence.ask(kubectl, request, hooks) {
             evidence.incomplete = Some(error.to_string());
         }
         evidence
     }
 
-    fn ask(&mut self, kubectl: &Kubectl, request: &Request) -> Result<(), Error> {
-        let rollout = Rollout::of(&request.release, &kubectl.workloads()?);
-        for pod in rollout.pods().filter(|pod| !pod.ready || pod.restarts > 0).take(PODS) {
-            self.pods.push(PodEvidence::of(pod, kubectl)?);
+    /// The logs of pods that look well, for when the application is the one that does not.
+    pub(super) fn add_logs(&mut self, kubectl: &Kubectl, rollout: &Rollout) {
+        for pod in rollout.pods().take(PODS) {
+            let mut found =
+                PodEvidence { name: pod.name.clone(), state: pod.state.clone(), ..PodEvidence::default() };
+            for status in &pod.object.status.container_statuses {
+                let mut container = ContainerEvidence::of(status, &pod.object);
+                match container_log(kubectl, &pod.name, status) {
+                    Ok(log) => container.log = log,
+                    Err(error) => container.log_error = Some(error.to_string()),
+                }
+                found.containers.push(container);
+            }
+            self.pods.push(found);
+        }
+    }
+
+    fn ask(&mut self, kubectl: &Kubectl, request: &Request, hooks: &[String]) -> Result<(), Error> {
+        let rollout = Rollout::of(&request.release, &kubectl.workloads()?, hooks);
+        // A hook that did not end well is why nothing after it was begun.
+        let failed_hook = |workload: &&Workload| {
+            workload.kind == "job"
+                && workload.object.condition("Complete").is_none_or(|done| done.status != "True")
+        };
+        let of_hooks = rollout.workloads.iter().filter(failed_hook).flat_map(|job| {
+            job.pods
+                .iter()
+                .filter(|pod| pod.object.status.phase != "Succeeded")
+                .map(|pod| (pod, Some(job.title())))
+        });
+        let of_services = rollout.pods().filter(|pod| !pod.ready || pod.restarts > 0).map(|pod| (pod, None));
+        for (pod, hook) in of_hooks.chain(of_services).take(PODS) {
+            let mut found = PodEvidence::of(pod, kubectl)?;
+            found.hook = hook;
+            self.pods.push(found);
         }
         for workload in &rollout.workloads {
             let ready = workload.pods.iter().filter(|pod| pod.ready).count() as u64;
+            if workload.kind == "job" {
+                if workload.object.condition("Failed").is_some() {
+                    self.workloads.push(format!("{}: {}", workload.title(), workload.state()));
+                }
+                continue;
+            }
             if ready >= workload.wanted {
                 continue;
             }
@@ -146,7 +186,14 @@ impl PodEvidence {
             containers.push(container);
         }
         let events = last_events(&kubectl.events("Pod", &pod.name)?);
-        Ok(Self { name: pod.name.clone(), state: pod.state.clone(), unscheduled, containers, events })
+        Ok(Self {
+            name: pod.name.clone(),
+            state: pod.state.clone(),
+            hook: None,
+            unscheduled,
+            containers,
+            events,
+        })
     }
 }
 

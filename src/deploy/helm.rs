@@ -5,19 +5,23 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use super::manifest::{self, RenderedObject};
+use super::place::Place;
 use super::process::{self, Captured};
-use super::{Error, Request};
+use super::render::MANIFEST_LIMIT;
+use super::{Access, Error, Request};
 
 /// The oldest helm 3 that is known to answer as expected here.
 const OLDEST_THREE: (u32, u32) = (3, 12);
 /// The most that is read of a release's history, in bytes.
 const HISTORY_LIMIT: usize = 1 << 20;
 
-/// The helm that is on PATH.
-#[derive(Debug, Clone)]
+/// The helm that is on PATH, here or on the far side.
+#[derive(Clone)]
 pub struct Helm {
     path: PathBuf,
     version: String,
+    place: Place,
 }
 
 /// One revision of a release, as `helm history` tells it. It carries no values.
@@ -27,27 +31,34 @@ pub struct Revision {
     pub revision: u64,
     /// `deployed`, `failed`, `superseded`, `pending-upgrade`, …
     pub status: String,
+    /// When it was last touched, with an offset, as helm writes it.
+    #[serde(default)]
+    pub updated: String,
 }
 
 impl Helm {
-    /// Looks for helm on PATH and asks for its version.
+    /// Looks for helm where it is to run and asks for its version.
     ///
     /// # Errors
     /// If there is none, or one that is too old or of an unknown major version.
-    pub fn find() -> Result<Self, Error> {
-        let path = which::which("helm").map_err(|_| Error::MissingProgram {
-            program: "helm",
-            remedy: "install helm 3.12 or newer, or helm 4 (https://helm.sh/docs/intro/install)",
-        })?;
+    pub fn find(access: &Access) -> Result<Self, Error> {
+        let path = match &access.place {
+            Place::Here => which::which("helm").map_err(|_| Error::MissingProgram {
+                program: "helm",
+                remedy: "install helm 3.12 or newer, or helm 4 (https://helm.sh/docs/intro/install)",
+            })?,
+            Place::There(_) => PathBuf::from("helm"),
+        };
         let mut command = process::command(&path);
-        let answer = process::capture(command.args(["version", "--short"]), process::text(1024))?;
+        command.args(["version", "--short"]);
+        let answer = process::capture_at(&access.place, &mut command, process::text(1024))?;
         let version = answer.stdout.trim().trim_start_matches('v');
         let version = version.split('+').next().unwrap_or_default().to_owned();
         if !known(&version) {
             let version = if version.is_empty() { "of an unknown version".to_owned() } else { version };
             return Err(Error::HelmVersion { path, version });
         }
-        Ok(Self { path, version })
+        Ok(Self { path, version, place: access.place.clone() })
     }
 
     /// The version, such as `3.17.2`.
@@ -56,11 +67,17 @@ impl Helm {
         &self.version
     }
 
-    /// `helm upgrade --install … --wait`, not started yet.
+    /// Where it runs.
+    pub(super) const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// `helm upgrade --install … --wait`, not started yet. What it prints of the release goes nowhere.
     pub(super) fn upgrade(&self, request: &Request) -> Command {
         let mut command = process::command(&self.path);
         command.args(["upgrade", "--install", "--wait", "--timeout"]);
         command.arg(format!("{}s", request.timeout.as_secs()));
+        command.arg("--history-max").arg(request.history_max.to_string());
         if request.create_namespace {
             command.arg("--create-namespace");
         }
@@ -87,7 +104,7 @@ impl Helm {
         request.access.apply(&mut command, "--kube-context");
         command.arg("--namespace").arg(&request.namespace).arg("--").arg(&request.release);
         let Captured { success, stdout, stderr } =
-            process::capture(&mut command, process::text(HISTORY_LIMIT))?;
+            process::capture_at(&self.place, &mut command, process::text(HISTORY_LIMIT))?;
         if !success {
             if stderr.contains("release: not found") {
                 return Ok(Vec::new());
@@ -98,6 +115,62 @@ impl Helm {
             .map_err(|error| Error::Helm { what: "history", message: error.to_string() })?;
         revisions.sort_by_key(|revision| std::cmp::Reverse(revision.revision));
         Ok(revisions)
+    }
+}
+
+impl Helm {
+    /// `helm rollback` to that revision, not started yet.
+    pub(super) fn rollback(&self, request: &Request, revision: u64, wait: bool) -> Command {
+        let mut command = process::command(&self.path);
+        command.args(["rollback", "--history-max"]).arg(request.history_max.to_string());
+        if wait {
+            command.arg("--wait").arg("--timeout").arg(format!("{}s", request.timeout.as_secs()));
+        }
+        request.access.apply(&mut command, "--kube-context");
+        command.arg("--namespace").arg(&request.namespace);
+        command.arg("--").arg(&request.release).arg(revision.to_string());
+        command
+    }
+
+    /// `helm uninstall`, not started yet.
+    pub(super) fn uninstall(&self, request: &Request) -> Command {
+        let mut command = process::command(&self.path);
+        command.arg("uninstall");
+        request.access.apply(&mut command, "--kube-context");
+        command.arg("--namespace").arg(&request.namespace).arg("--").arg(&request.release);
+        command
+    }
+
+    /// Runs one of these to its end.
+    ///
+    /// # Errors
+    /// If it fails, with the last thing that helm says.
+    pub(super) fn finish(&self, what: &'static str, command: &mut Command) -> Result<(), Error> {
+        let Captured { success, stderr, .. } = process::capture_at(&self.place, command, |pipe| {
+            drop(std::io::copy(pipe, &mut std::io::sink()))
+        })?;
+        if success {
+            return Ok(());
+        }
+        let message = stderr.lines().next_back().unwrap_or("it said nothing");
+        Err(Error::Helm { what, message: message.trim_start_matches("Error: ").to_owned() })
+    }
+
+    /// The objects of a revision.
+    ///
+    /// # Errors
+    /// If helm does not find it.
+    pub(super) fn manifest(&self, request: &Request, revision: u64) -> Result<Vec<RenderedObject>, Error> {
+        let mut command = process::command(&self.path);
+        command.args(["get", "manifest", "--revision"]).arg(revision.to_string());
+        request.access.apply(&mut command, "--kube-context");
+        command.arg("--namespace").arg(&request.namespace).arg("--").arg(&request.release);
+        let Captured { success, stdout, stderr } =
+            process::capture_at(&self.place, &mut command, process::text(MANIFEST_LIMIT))?;
+        if success {
+            return Ok(manifest::with_fields(&stdout));
+        }
+        Err(Error::Helm { what: "get manifest", message: stderr.trim().to_owned() })
     }
 }
 

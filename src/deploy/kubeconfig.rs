@@ -1,12 +1,15 @@
-//! The way to the cluster: a kubeconfig file, or one that came as the content of a secret.
+//! The way to the cluster: a kubeconfig file, one that came as the content of a secret, or one of the far side with
+//! its server moved to this end of a tunnel.
 
 use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use super::Error;
+use crate::yaml;
 
 /// The environment variable that may hold a whole kubeconfig. It is not handed on to helm or kubectl.
 pub const VARIABLE: &str = "SOWER_KUBECONFIG";
@@ -17,6 +20,8 @@ pub struct Kubeconfig(Source);
 enum Source {
     File(PathBuf),
     Moment(NamedTempFile),
+    /// A file of the far side, where helm and kubectl run.
+    There(PathBuf),
 }
 
 impl Kubeconfig {
@@ -27,6 +32,12 @@ impl Kubeconfig {
     pub fn file(path: &Path) -> Result<Self, Error> {
         std::fs::File::open(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
         Ok(Self(Source::File(path.to_owned())))
+    }
+
+    /// A file of the far side, not looked at.
+    #[must_use]
+    pub const fn there(path: PathBuf) -> Self {
+        Self(Source::There(path))
     }
 
     /// Writes `content` to a file that only this user can read (mode 0600).
@@ -53,7 +64,7 @@ impl Kubeconfig {
     #[must_use]
     pub fn path(&self) -> &Path {
         match &self.0 {
-            Source::File(path) => path,
+            Source::File(path) | Source::There(path) => path,
             Source::Moment(file) => file.path(),
         }
     }
@@ -62,6 +73,111 @@ impl Kubeconfig {
 impl fmt::Debug for Kubeconfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kubeconfig({})", self.path().display())
+    }
+}
+
+/// A kubeconfig that was read, so that its server can be moved. It holds secrets: no `Debug`.
+pub(super) struct Opened {
+    document: Value,
+    cluster: usize,
+}
+
+impl Opened {
+    /// Reads a kubeconfig; `context` picks the cluster, else its current one.
+    ///
+    /// # Errors
+    /// If it is none, or has no such context. Nothing of it is quoted but names.
+    pub(super) fn read(content: &str, context: Option<&str>) -> Result<Self, Error> {
+        let wrong = |what: String| Error::Argument(format!("the kubeconfig is of no use: {what}"));
+        let node =
+            yaml::parse(content).map_err(|error| wrong(format!("it is not YAML at {}", error.place)))?;
+        let document = value(&node);
+        let context = context.or_else(|| document["current-context"].as_str()).unwrap_or_default().to_owned();
+        let named = |list: &str, name: &str| {
+            let items = document[list].as_array().map(Vec::as_slice).unwrap_or_default();
+            items.iter().position(|item| item["name"] == name)
+        };
+        let at = named("contexts", &context)
+            .ok_or_else(|| wrong(format!("context \"{context}\" does not exist")))?;
+        let cluster = document["contexts"][at]["context"]["cluster"].as_str().unwrap_or_default();
+        let cluster = named("clusters", cluster)
+            .ok_or_else(|| wrong(format!("context \"{context}\" names a cluster that is not in it")))?;
+        Ok(Self { document, cluster })
+    }
+
+    /// The server's URL.
+    pub(super) fn server(&self) -> &str {
+        self.document["clusters"][self.cluster]["cluster"]["server"].as_str().unwrap_or_default()
+    }
+
+    /// Host and port of the server.
+    pub(super) fn endpoint(&self) -> Result<(String, u16), Error> {
+        let server = self.server();
+        let url = reqwest::Url::parse(server).ok();
+        let endpoint = url.as_ref().and_then(|url| {
+            let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+            Some((host, url.port_or_known_default()?))
+        });
+        endpoint.ok_or_else(|| {
+            Error::Argument(format!("the kubeconfig is of no use: its server {server:?} is no URL"))
+        })
+    }
+
+    /// Makes file names that are relative to `directory` absolute; without one (the file is of the far side) they are
+    /// of no use here.
+    pub(super) fn settle_files(&mut self, directory: Option<&Path>) -> Result<(), Error> {
+        const FILES: [(&str, &str, &[&str]); 2] = [
+            ("clusters", "cluster", &["certificate-authority"]),
+            ("users", "user", &["client-certificate", "client-key", "tokenFile"]),
+        ];
+        for (list, inner, keys) in FILES {
+            let Some(items) = self.document.get_mut(list).and_then(Value::as_array_mut) else { continue };
+            for item in items {
+                for key in keys {
+                    let Some(file) = item.get_mut(inner).and_then(|inner| inner.get_mut(*key)) else {
+                        continue;
+                    };
+                    let Some(path) = file.as_str() else { continue };
+                    let Some(directory) = directory else {
+                        return Err(Error::Argument(format!(
+                            "the kubeconfig of the far side names files there ({path}): make one with everything \
+                             inside (`kubectl config view --raw --flatten`) and give it, or use --remote"
+                        )));
+                    };
+                    *file = json!(directory.join(path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with another server; the certificate is still checked against the name of the old one.
+    pub(super) fn moved(mut self, server: &str) -> Result<Kubeconfig, Error> {
+        let (host, _) = self.endpoint()?;
+        if let Some(cluster) = self.document["clusters"][self.cluster]["cluster"].as_object_mut() {
+            cluster.insert("server".to_owned(), json!(server));
+            if cluster.get("insecure-skip-tls-verify") != Some(&Value::Bool(true)) {
+                cluster.entry("tls-server-name").or_insert_with(|| json!(host));
+            }
+            // It is not on the way any more.
+            cluster.remove("proxy-url");
+        }
+        // JSON is YAML.
+        Kubeconfig::content(&self.document.to_string())
+    }
+}
+
+fn value(node: &yaml::Node) -> Value {
+    match &node.kind {
+        yaml::Kind::Null => Value::Null,
+        yaml::Kind::Bool(value) => json!(value),
+        yaml::Kind::Number { value, text } => serde_json::from_str(text).unwrap_or_else(|_| json!(value)),
+        yaml::Kind::String(text) => json!(text),
+        yaml::Kind::Sequence(items) => Value::Array(items.iter().map(self::value).collect()),
+        yaml::Kind::Mapping(entries) => {
+            let entries = entries.iter().map(|(key, node)| (key.text.clone(), self::value(node)));
+            Value::Object(entries.collect::<Map<_, _>>())
+        }
     }
 }
 
@@ -92,5 +208,40 @@ mod tests {
     #[test]
     fn json_is_a_kubeconfig_too() {
         Kubeconfig::content(r#"{"apiVersion": "v1", "clusters": []}"#).unwrap();
+    }
+
+    const K3S: &str = "\
+apiVersion: v1
+clusters:
+- {name: other, cluster: {server: 'https://other.test'}}
+- name: default
+  cluster:
+    certificate-authority-data: Y2E=
+    server: https://127.0.0.1:6443
+contexts:
+- {name: default, context: {cluster: default, user: default}}
+- {name: second, context: {cluster: other, user: default}}
+current-context: default
+kind: Config
+users:
+- {name: default, user: {client-certificate: cert.pem, token: hunter2}}
+";
+
+    #[test]
+    fn the_server_of_the_context_is_moved_and_its_name_kept() {
+        let mut opened = Opened::read(K3S, None).unwrap();
+        assert_eq!(opened.endpoint().unwrap(), ("127.0.0.1".to_owned(), 6443));
+        assert!(opened.settle_files(None).is_err());
+        opened.settle_files(Some(Path::new("/keys"))).unwrap();
+        let moved = opened.moved("https://127.0.0.1:40000").unwrap();
+        let content: Value = serde_json::from_str(&std::fs::read_to_string(moved.path()).unwrap()).unwrap();
+        let cluster = &content["clusters"][1]["cluster"];
+        assert_eq!(cluster["server"], "https://127.0.0.1:40000");
+        assert_eq!(cluster["tls-server-name"], "127.0.0.1");
+        assert_eq!(content["clusters"][0]["cluster"]["server"], "https://other.test");
+        assert_eq!(content["users"][0]["user"]["client-certificate"], "/keys/cert.pem");
+        assert_eq!(Opened::read(K3S, Some("second")).unwrap().endpoint().unwrap().1, 443);
+        let error = Opened::read(K3S, Some("third")).err().unwrap().to_string();
+        assert!(error.contains("context \"third\" does not exist") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -1,12 +1,14 @@
 //! kubectl: the same cluster as helm, asked for JSON.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use serde::de::DeserializeOwned;
 
 use super::objects::{Event, EventList, List, Object};
+use super::place::Place;
 use super::process::{self, Captured};
 use super::{Error, Request};
 
@@ -14,13 +16,16 @@ use super::{Error, Request};
 const ANSWER_LIMIT: u64 = 64 << 20;
 /// The most that is read of a container's log, in bytes.
 const LOG_LIMIT: usize = 64 << 10;
+/// The most that is read of the names of keys, in bytes.
+const KEYS_LIMIT: usize = 4 << 20;
 /// How long the API server may take for one answer.
 const REQUEST_TIMEOUT: &str = "--request-timeout=10s";
 
 /// The kubectl that is on PATH, bound to a cluster and a namespace.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Kubectl {
     path: PathBuf,
+    place: Place,
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
     namespace: String,
@@ -29,13 +34,17 @@ pub(super) struct Kubectl {
 impl Kubectl {
     /// Looks for kubectl on PATH.
     pub(super) fn find(request: &Request) -> Result<Self, Error> {
-        let path = which::which("kubectl").map_err(|_| Error::MissingProgram {
-            program: "kubectl",
-            remedy: "it tells what becomes of the pods; install it (https://kubernetes.io/docs/tasks/tools) or, \
-                     on a k3s host, link it to k3s",
-        })?;
+        let path = match &request.access.place {
+            Place::Here => which::which("kubectl").map_err(|_| Error::MissingProgram {
+                program: "kubectl",
+                remedy: "it tells what becomes of the pods; install it (https://kubernetes.io/docs/tasks/tools) or, \
+                         on a k3s host, link it to k3s",
+            })?,
+            Place::There(_) => PathBuf::from("kubectl"),
+        };
         Ok(Self {
             path,
+            place: request.access.place.clone(),
             kubeconfig: request.access.kubeconfig.as_ref().map(|kubeconfig| kubeconfig.path().to_owned()),
             context: request.access.context.clone(),
             namespace: request.namespace.clone(),
@@ -45,8 +54,13 @@ impl Kubectl {
     /// The workloads, ReplicaSets and pods of the namespace.
     pub(super) fn workloads(&self) -> Result<Vec<Object>, Error> {
         let mut command = self.command();
-        command.args(["get", "deployments,statefulsets,daemonsets,replicasets,pods", "--output", "json"]);
-        Ok(json::<List>(&mut command, "get pods")?.items)
+        command.args([
+            "get",
+            "deployments,statefulsets,daemonsets,replicasets,jobs,pods",
+            "--output",
+            "json",
+        ]);
+        Ok(self.json::<List>(&mut command, "get pods")?.items)
     }
 
     /// The events about one object, the oldest first.
@@ -54,7 +68,7 @@ impl Kubectl {
         let mut command = self.command();
         command.args(["get", "events", "--output", "json", "--field-selector"]);
         command.arg(format!("involvedObject.kind={kind},involvedObject.name={name}"));
-        let mut events = json::<EventList>(&mut command, "get events")?.items;
+        let mut events = self.json::<EventList>(&mut command, "get events")?.items;
         events.sort_by(|a, b| a.when().cmp(b.when()));
         Ok(events)
     }
@@ -73,7 +87,8 @@ impl Kubectl {
         if previous {
             command.arg("--previous");
         }
-        let Captured { success, stdout, stderr } = process::capture(&mut command, process::text(LOG_LIMIT))?;
+        let Captured { success, stdout, stderr } =
+            process::capture_at(&self.place, &mut command, process::text(LOG_LIMIT))?;
         // The kubelet says this as if it were the log, and kubectl exits with 0.
         let no_log = stdout.starts_with("unable to retrieve container logs");
         if !success || no_log {
@@ -85,25 +100,109 @@ impl Kubectl {
 
     fn command(&self) -> Command {
         let mut command = process::command(&self.path);
+        self.add_way(&mut command);
+        command.arg(REQUEST_TIMEOUT);
+        command
+    }
+
+    fn add_way(&self, command: &mut Command) {
         if let Some(kubeconfig) = &self.kubeconfig {
             command.arg("--kubeconfig").arg(kubeconfig);
         }
         if let Some(context) = &self.context {
             command.arg("--context").arg(context);
         }
-        command.arg("--namespace").arg(&self.namespace).arg(REQUEST_TIMEOUT);
-        command
+        command.arg("--namespace").arg(&self.namespace);
     }
 }
 
-fn json<T: DeserializeOwned>(command: &mut Command, what: &'static str) -> Result<T, Error> {
-    let failed = |message: String| Error::Kubectl { what, message };
-    let read = |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT)));
-    let Captured { success, stdout, stderr } = process::capture(command, read)?;
-    if !success {
-        return Err(failed(last_line(&stderr)));
+/// Names of Secrets and ConfigMaps with the names of their keys. The template is filled in by kubectl, so that no value
+/// ever leaves it.
+const KEYS: &str = "go-template={{range .items}}{{.kind}} {{.metadata.name}}{{range $key, $value := .data}} {{$key}}\
+     {{end}}{{range $key, $value := .binaryData}} {{$key}}{{end}}\n{{end}}";
+
+/// The keys of the Secrets and ConfigMaps of a namespace, by kind and name.
+pub(super) type Keys = BTreeMap<(String, String), BTreeSet<String>>;
+
+impl Kubectl {
+    /// The keys of all Secrets and ConfigMaps.
+    pub(super) fn keys(&self) -> Result<Keys, Error> {
+        let mut command = self.command();
+        command.args(["get", "secrets,configmaps", "--output", KEYS]);
+        let Captured { success, stdout, stderr } =
+            process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT))?;
+        if !success {
+            return Err(Error::Kubectl { what: "get secrets", message: last_line(&stderr) });
+        }
+        let line = |line: &str| {
+            let mut words = line.split(' ').map(str::to_owned);
+            Some(((words.next()?, words.next()?), words.collect()))
+        };
+        Ok(stdout.lines().filter_map(line).collect())
     }
-    stdout.map_err(|error| failed(error.to_string()))
+
+    /// Whether the namespace is there; `None` if that may not be asked.
+    pub(super) fn has_namespace(&self, name: &str) -> Option<bool> {
+        let mut command = self.command();
+        command.args(["get", "namespace", name, "--output", "name"]);
+        let answer = process::capture_at(&self.place, &mut command, process::text(1024)).ok()?;
+        match answer.success {
+            true => Some(true),
+            false => answer.stderr.contains("NotFound").then_some(false),
+        }
+    }
+
+    /// Removes the record of one revision, and nothing else.
+    pub(super) fn forget(&self, release: &str, revision: u64) -> Result<(), Error> {
+        let mut command = self.command();
+        command
+            .args(["delete", "secret", "--wait=false"])
+            .arg(format!("sh.helm.release.v1.{release}.v{revision}"));
+        let Captured { success, stderr, .. } =
+            process::capture_at(&self.place, &mut command, process::text(1024))?;
+        if success {
+            return Ok(());
+        }
+        Err(Error::Kubectl { what: "delete secret", message: last_line(&stderr) })
+    }
+
+    /// Follows the events of the namespace from now on; `None` where that cannot be done.
+    pub(super) fn follow_events(&self, mut each: impl FnMut(Event) + Send + 'static) -> Option<Follower> {
+        if !matches!(self.place, Place::Here) {
+            return None;
+        }
+        let mut command = process::command(&self.path);
+        self.add_way(&mut command);
+        command.args(["get", "events", "--watch-only", "--output", "json"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let stdout = child.stdout.take()?;
+        std::thread::spawn(move || {
+            let events = serde_json::Deserializer::from_reader(BufReader::new(stdout)).into_iter::<Event>();
+            events.map_while(Result::ok).for_each(&mut each);
+        });
+        Some(Follower(child))
+    }
+
+    fn json<T: DeserializeOwned>(&self, command: &mut Command, what: &'static str) -> Result<T, Error> {
+        let failed = |message: String| Error::Kubectl { what, message };
+        let read = |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT)));
+        let Captured { success, stdout, stderr } = process::capture_at(&self.place, command, read)?;
+        if !success {
+            return Err(failed(last_line(&stderr)));
+        }
+        stdout.map_err(|error| failed(error.to_string()))
+    }
+}
+
+/// A kubectl that watches, ended when this is dropped.
+pub(super) struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It only reads: nothing is lost with it.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn last_line(said: &str) -> String {

@@ -6,38 +6,57 @@
 //! | Module | Holds |
 //! | --- | --- |
 //! | `request` | what is to be deployed, checked before any program starts |
-//! | `kubeconfig` | the way to the cluster: a file, or a secret that is a file for the moment |
+//! | `access`, `place` | the way to the cluster: directly, through SSH, or with all programs on the far side |
+//! | `kubeconfig` | a file, or a secret that is a file for the moment, or one whose server is moved |
 //! | `helm`, `kubectl` | the two programs: found, asked for their version, called |
-//! | `process` | children with bounded output and a chance to end on their own |
+//! | `process`, `remote` | children with bounded output and a chance to end on their own; the same over SSH |
+//! | `claim` | one deployment of a release at a time on this host, and who left one unfinished |
+//! | `precheck`, `registry` | what is looked at before anything is changed |
+//! | `manifest`, `render` | what a chart makes, needs, and changes |
 //! | `objects` | the few fields of Kubernetes objects that matter here |
 //! | `rollout` | the release's workloads and pods now, and what changed since the last look |
+//! | `verdict` | whether waiting longer is of any use |
 //! | `evidence` | what can still be learned about a rollout that failed |
 //! | `diagnosis` | from evidence to one cause and what to do about it |
-//! | `render` | what a chart would create, for hosts without a cluster |
+//! | `release` | the release's state: in words, freed of a lock |
+//! | `smoke` | the question that is asked of the application in the end |
 //! | `upgrade` | one deployment from beginning to end |
 //! | `report` | the outcome for people, for programs and for the job's summary |
 
+mod access;
+mod claim;
 mod diagnosis;
 mod error;
 mod evidence;
 mod helm;
 mod kubeconfig;
 mod kubectl;
+mod manifest;
 mod objects;
+mod place;
+mod precheck;
 mod process;
+mod registry;
+mod release;
+mod remote;
 mod render;
 mod report;
 mod request;
 mod rollout;
+mod smoke;
 mod upgrade;
+mod verdict;
 
+pub use access::{Access, Ways};
 pub use diagnosis::{Cause, Kind};
 pub use error::Error;
 pub use evidence::{ContainerEvidence, Evidence, PodEvidence};
 pub use helm::{Helm, Revision};
 pub use kubeconfig::{Kubeconfig, VARIABLE as KUBECONFIG_VARIABLE};
-pub use render::{Rendered, RenderedObject, render};
+pub use manifest::RenderedObject;
+pub use render::{Rendered, render};
 pub use report::{write_outputs, write_summary};
-pub use request::{Access, Request, parse_timeout};
+pub use request::{Request, parse_timeout};
 pub use rollout::{ReleasePod, Rollout, Workload};
+pub use smoke::{Answered, Smoke};
 pub use upgrade::{Deployed, Failed, Outcome, deploy};

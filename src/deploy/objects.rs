@@ -163,9 +163,17 @@ pub(super) struct Event {
     pub(super) reason: String,
     pub(super) message: String,
     pub(super) count: Option<u64>,
+    pub(super) involved_object: Involved,
     /// The scheduler's events have an `eventTime` instead, and no count.
     pub(super) last_timestamp: Option<String>,
     pub(super) event_time: Option<String>,
+}
+
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+pub(super) struct Involved {
+    pub(super) kind: String,
+    pub(super) name: String,
 }
 
 impl Event {

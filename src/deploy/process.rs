@@ -7,6 +7,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal};
 
+use super::place::Place;
 use super::{Error, KUBECONFIG_VARIABLE};
 
 /// The most that is kept of what a program says on stderr, in bytes.
@@ -28,11 +29,41 @@ pub(super) struct Captured<T> {
 /// terminal's Ctrl-C.
 pub(super) fn command(program: &std::path::Path) -> Command {
     let mut command = Command::new(program);
-    command.env_remove(KUBECONFIG_VARIABLE).stdin(Stdio::null()).process_group(0);
+    for secret in [KUBECONFIG_VARIABLE, crate::ssh::KEY_VARIABLE, crate::ssh::PASSPHRASE_VARIABLE] {
+        command.env_remove(secret);
+    }
+    command.stdin(Stdio::null()).process_group(0);
     command
 }
 
-/// Runs a program to its end; `read` gets its stdout as it comes.
+/// The most that is kept of what a program on the far side says on stdout, in bytes.
+const FAR_LIMIT: usize = 64 << 20;
+
+/// Runs a program to its end where it is to run; `read` gets its stdout.
+///
+/// # Errors
+/// If it does not start or cannot be waited for. A program that fails is not an error.
+pub(super) fn capture_at<T>(
+    place: &Place,
+    command: &mut Command,
+    read: impl FnOnce(&mut dyn Read) -> T,
+) -> Result<Captured<T>, Error> {
+    match place {
+        Place::Here => capture(command, read),
+        Place::There(far) => {
+            let output = far.connection()?.output(&far.line(command), &[], FAR_LIMIT)?;
+            let mut stderr = output.stderr;
+            stderr.truncate(STDERR_LIMIT);
+            Ok(Captured {
+                success: output.exit.success(),
+                stdout: read(&mut output.stdout.as_slice()),
+                stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            })
+        }
+    }
+}
+
+/// Runs a program on this host to its end; `read` gets its stdout as it comes.
 ///
 /// # Errors
 /// If it does not start or cannot be waited for. A program that fails is not an error.
@@ -118,14 +149,15 @@ impl Running {
         }
     }
 
+    /// Ends the program at once (SIGKILL), for when it was asked and does not.
+    pub(super) fn kill(&mut self) {
+        // It may just have ended by itself.
+        let _ = self.child.kill();
+    }
+
     /// The exit status, if the program has ended.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>, Error> {
         self.child.try_wait().map_err(|source| Error::Process { program: self.name.clone(), source })
-    }
-
-    /// Waits for the end.
-    pub(super) fn wait(&mut self) -> Result<ExitStatus, Error> {
-        self.child.wait().map_err(|source| Error::Process { program: self.name.clone(), source })
     }
 }
 
@@ -166,7 +198,7 @@ mod tests {
         let mut running = Running::start(&mut shell, line, move || last.send(None).unwrap()).unwrap();
         let lines: Vec<_> = receive.iter().collect();
         assert_eq!(lines, [Some("one".to_owned()), Some("two".to_owned()), None]);
-        assert!(running.wait().unwrap().success());
+        assert!(running.child.wait().unwrap().success());
     }
 
     #[test]
@@ -177,6 +209,6 @@ mod tests {
         let mut running = Running::start(&mut shell, move |text| send.send(text).unwrap(), || ()).unwrap();
         assert_eq!(receive.recv().unwrap(), "ready");
         running.ask_to_end();
-        assert_eq!(running.wait().unwrap().code(), Some(7));
+        assert_eq!(running.child.wait().unwrap().code(), Some(7));
     }
 }

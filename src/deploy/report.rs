@@ -20,15 +20,20 @@ impl Outcome {
             "namespace": request.namespace,
         });
         let more = match self {
-            Self::Deployed(Deployed { revision, rollout, took }) => json!({
-                "revision": revision,
-                "seconds": took.as_secs_f64(),
-                "images": rollout.images(),
-                "pods": rollout.pods().collect::<Vec<_>>(),
+            Self::Deployed(deployed) => json!({
+                "revision": deployed.revision,
+                "seconds": deployed.took.as_secs_f64(),
+                "settled": deployed.settled.as_secs_f64(),
+                "images": deployed.rollout.images(),
+                "pods": deployed.rollout.pods().collect::<Vec<_>>(),
+                "unprobed": deployed.rollout.unprobed(),
+                "answered": deployed.answered,
             }),
             Self::Failed(failed) => json!({
                 "cause": failed.cause,
                 "state": failed.state,
+                "undone": failed.undone,
+                "changes": failed.changes,
                 "seconds": failed.took.as_secs_f64(),
                 "evidence": failed.evidence,
             }),
@@ -68,16 +73,46 @@ impl Outcome {
                         .pods()
                         .map(|pod| ("Pod", format!("{}: {}", code(&pod.name), cell(&pod.state)))),
                 );
+                rows.extend(deployed.rollout.unprobed().iter().map(|who| ("No readiness probe", cell(who))));
+                if let Some(answered) = &deployed.answered {
+                    rows.push((
+                        "Answers",
+                        format!("{} with status {}", code(&answered.url), answered.status),
+                    ));
+                }
                 rows.push(("Took", format!("{:.1} s", deployed.took.as_secs_f64())));
             }
             Self::Failed(failed) => {
                 rows.push(("Cause", cell(&failed.cause.sentence)));
                 rows.push(("What to do", cell(&failed.cause.remedy)));
+                if let Some(undone) = &failed.undone {
+                    rows.push(("Done", cell(undone)));
+                }
                 rows.push(("State", cell(&failed.state)));
+                rows.push(("Known after", format!("{:.1} s", failed.took.as_secs_f64())));
             }
             Self::Cancelled { state } => rows.push(("State", cell(state))),
         }
-        table(&rows)
+        let mut text = table(&rows);
+        if let Self::Failed(failed) = self {
+            if let Some(paste) = &failed.cause.paste {
+                text.push_str(&format!("```\n{paste}\n```\n\n"));
+            }
+            let evidence = failed.evidence.to_string();
+            if !evidence.is_empty() {
+                // A fence that nothing in a log can close.
+                text.push_str(&format!(
+                    "<details><summary>Evidence</summary>\n\n``````\n{}\n``````\n</details>\n\n",
+                    evidence.replace("``````", "`` ````")
+                ));
+            }
+            if !failed.changes.is_empty() {
+                text.push_str("What changed against the last good revision:\n\n``````\n");
+                text.push_str(&failed.changes.join("\n").replace("``````", "`` ````"));
+                text.push_str("\n``````\n\n");
+            }
+        }
+        text
     }
 }
 
@@ -106,6 +141,9 @@ impl fmt::Display for Deployed {
         for pod in self.rollout.pods() {
             writeln!(f, "  pod/{}: {}", pod.name, pod.state)?;
         }
+        if !self.settled.is_zero() {
+            writeln!(f, "  stayed up for {} s more", self.settled.as_secs())?;
+        }
         Ok(())
     }
 }
@@ -113,6 +151,21 @@ impl fmt::Display for Deployed {
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.evidence)?;
+        if !self.changes.is_empty() {
+            writeln!(f, "what changed against the last good revision:")?;
+            for line in &self.changes {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        if let Some(paste) = &self.cause.paste {
+            writeln!(f, "to paste:")?;
+            for line in paste.lines() {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        if let Some(undone) = &self.undone {
+            writeln!(f, "{undone}")?;
+        }
         writeln!(f, "{}", self.state)
     }
 }

@@ -1,10 +1,10 @@
 //! What is to be deployed, checked before any program starts.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use super::{Error, Kubeconfig};
+use super::{Access, Error, Smoke};
+use crate::image::registry;
 
 /// The longest name of a release that helm accepts, in bytes.
 const LONGEST_RELEASE: usize = 53;
@@ -31,29 +31,27 @@ pub struct Request {
     pub timeout: Duration,
     /// The way to the cluster.
     pub access: Access,
+    /// After a failure, go back to the last good revision.
+    pub rollback: bool,
+    /// How long the pods are watched after helm is content. `None`: not at all where each container has a readiness
+    /// probe, else 10 s.
+    pub settle: Option<Duration>,
+    /// How often a container may be started again before that is a failure.
+    pub restarts: u64,
+    /// How many revisions helm keeps.
+    pub history_max: u32,
+    /// Look before anything is changed whether the pods could start: Secrets and their keys, image tags.
+    pub checks: bool,
+    /// Free a release that somebody else locks, whoever it is.
+    pub break_lock: bool,
+    /// What is asked of the application when all is ready.
+    pub smoke: Option<Smoke>,
+    /// How registries are asked for tags.
+    pub registry: registry::Options,
 }
 
-/// The way to the cluster. With neither given, helm and kubectl look where they always do
-/// (`KUBECONFIG`, `~/.kube/config`).
-#[derive(Debug, Default)]
-pub struct Access {
-    /// The kubeconfig.
-    pub kubeconfig: Option<Kubeconfig>,
-    /// The context of the kubeconfig, if not its current one.
-    pub context: Option<String>,
-}
-
-impl Access {
-    /// Adds the kubeconfig and the context to a command line; helm and kubectl name the latter differently.
-    pub(super) fn apply(&self, command: &mut Command, context_flag: &str) {
-        if let Some(kubeconfig) = &self.kubeconfig {
-            command.arg("--kubeconfig").arg(kubeconfig.path());
-        }
-        if let Some(context) = &self.context {
-            command.arg(context_flag).arg(context);
-        }
-    }
-}
+/// How long pods without readiness probes are watched after helm is content with them.
+pub(super) const SETTLE: Duration = Duration::from_secs(10);
 
 impl Request {
     /// Looks for what can be known to be wrong without asking anybody.

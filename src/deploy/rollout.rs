@@ -9,8 +9,10 @@ use super::objects::{ContainerStatus, Object, Terminated};
 /// The workloads of a release at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct Rollout {
-    /// Deployments, StatefulSets and DaemonSets, by name.
+    /// Deployments, StatefulSets and DaemonSets by name, and the hooks' Jobs.
     pub workloads: Vec<Workload>,
+    /// Whether pods of the release are on their way out, and their room will be free.
+    pub(super) leaving: bool,
 }
 
 /// A Deployment, StatefulSet or DaemonSet.
@@ -55,20 +57,63 @@ pub struct ReleasePod {
 impl Rollout {
     /// Picks what belongs to `release` from the objects of its namespace. Ownership is followed from what helm marked
     /// as its own, because labels are the chart author's business.
-    pub(super) fn of(release: &str, objects: &[Object]) -> Self {
-        let mut workloads: Vec<Workload> = objects
-            .iter()
-            .filter(|object| matches!(object.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet"))
-            .filter(|object| object.metadata.annotations.release == release)
-            .map(|object| Workload::of(object, objects))
-            .collect();
+    /// Hooks have no such mark: `hooks` are the names of their Jobs.
+    pub(super) fn of(release: &str, objects: &[Object], hooks: &[String]) -> Self {
+        let is_part = |object: &&Object| match object.kind.as_str() {
+            "Deployment" | "StatefulSet" | "DaemonSet" => object.metadata.annotations.release == release,
+            "Job" => object.metadata.annotations.release == release || hooks.contains(&object.metadata.name),
+            _ => false,
+        };
+        let mut workloads: Vec<Workload> =
+            objects.iter().filter(is_part).map(|object| Workload::of(object, objects)).collect();
+        let owned = |pod: &Object| {
+            let parents = workloads.iter().map(|workload| workload.object.metadata.uid.as_str());
+            let sets = objects.iter().filter(|set| {
+                set.kind == "ReplicaSet"
+                    && workloads.iter().any(|workload| set.belongs_to(&workload.object.metadata.uid))
+            });
+            parents.chain(sets.map(|set| set.metadata.uid.as_str())).any(|uid| pod.belongs_to(uid))
+        };
+        let leaving = objects.iter().any(|object| {
+            object.kind == "Pod" && object.metadata.deletion_timestamp.is_some() && owned(object)
+        });
         workloads.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
-        Self { workloads }
+        Self { workloads, leaving }
+    }
+
+    /// The workloads that run on, without Jobs.
+    pub fn services(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.iter().filter(|workload| workload.kind != "job")
+    }
+
+    /// Whether an object of that kind and name is part of it.
+    pub(super) fn has(&self, kind: &str, name: &str) -> bool {
+        self.workloads.iter().any(|workload| match kind {
+            "Pod" => workload.pods.iter().any(|pod| pod.name == name),
+            "ReplicaSet" => workload.replica_set.as_ref().is_some_and(|set| set.metadata.name == name),
+            kind => workload.object.kind == kind && workload.name == name,
+        })
     }
 
     /// The pods of the newest revisions.
     pub fn pods(&self) -> impl Iterator<Item = &ReleasePod> {
-        self.workloads.iter().flat_map(|workload| &workload.pods)
+        self.services().flat_map(|workload| &workload.pods)
+    }
+
+    /// Containers without a readiness probe, as `container app of deployment/app`: that they are ready says only that
+    /// they have begun.
+    #[must_use]
+    pub fn unprobed(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for workload in self.services() {
+            let Some(pod) = workload.pods.first() else { continue };
+            let unprobed =
+                pod.object.spec.containers.iter().filter(|container| container.readiness_probe.is_none());
+            found.extend(
+                unprobed.map(|container| format!("container {} of {}", container.name, workload.title())),
+            );
+        }
+        found
     }
 
     /// The images that the pods name, each once.
@@ -127,7 +172,15 @@ impl Workload {
         format!("{}/{}", self.kind, self.name)
     }
 
-    fn state(&self) -> String {
+    pub(super) fn state(&self) -> String {
+        if self.kind == "job" {
+            let condition = |kind| self.object.condition(kind).filter(|condition| condition.status == "True");
+            return match (condition("Complete"), condition("Failed")) {
+                (Some(_), _) => "done".to_owned(),
+                (None, Some(failed)) => format!("failed: {}: {}", failed.reason, failed.message),
+                (None, None) => "at work".to_owned(),
+            };
+        }
         let Self { wanted, ready, updated, .. } = self;
         format!("{updated} of {wanted} new, {ready} ready")
     }
@@ -310,7 +363,7 @@ mod tests {
     fn rollout(objects: &[Value]) -> Rollout {
         let objects: Vec<Object> =
             objects.iter().map(|object| serde_json::from_value(object.clone()).unwrap()).collect();
-        Rollout::of("web", &objects)
+        Rollout::of("web", &objects, &[])
     }
 
     fn running() -> Value {

@@ -1,4 +1,4 @@
-//! One deployment from beginning to end: helm runs, the rollout is watched, a failure is explained.
+//! One deployment from beginning to end: looked at before, run, watched, explained, taken back.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,30 +6,41 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::claim::{Claim, Refused};
 use super::diagnosis::{Cause, Kind, diagnose, diagnose_helm};
 use super::evidence::Evidence;
 use super::helm::{Helm, Revision};
 use super::kubectl::Kubectl;
+use super::objects::Event;
+use super::place::Place;
+use super::precheck::{self, Before};
 use super::process::Running;
+use super::release::{self, Lock};
+use super::remote::{Detached, Sent};
+use super::request::SETTLE;
 use super::rollout::{Changes, Rollout};
-use super::{Error, Request};
+use super::smoke::{Answered, Wrong};
+use super::verdict::Watchful;
+use super::{Error, Request, manifest, registry};
 
 /// How long to wait between two looks at the pods, at first. A kubectl costs a tenth of a second of CPU time.
 const LOOK_SOON: Duration = Duration::from_secs(1);
 /// How long to wait between two looks at the pods of a rollout that takes its time.
-const LOOK_LATER: Duration = Duration::from_secs(3);
+const LOOK_LATER: Duration = Duration::from_secs(2);
 /// How often a signal is looked for.
 const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 /// How many of helm's last lines are kept.
 const HELM_LINES: usize = 40;
-/// How far back the release's history is asked for.
-const HISTORY: u32 = 10;
+/// How long a helm that was asked to end may take to mark its release.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+/// When events are followed: a deployment that is done before that needs none.
+const EVENTS_AFTER: Duration = Duration::from_secs(2);
 
 /// How a deployment ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// helm says that all is ready.
-    Deployed(Deployed),
+    /// All is ready, and stayed so.
+    Deployed(Box<Deployed>),
     /// It failed, and here is why.
     Failed(Box<Failed>),
     /// A signal came; helm was told and has ended.
@@ -48,6 +59,10 @@ pub struct Deployed {
     pub rollout: Rollout,
     /// How long it took.
     pub took: Duration,
+    /// How long the pods were watched after that.
+    pub settled: Duration,
+    /// The application's answer, if it was asked.
+    pub answered: Option<Answered>,
 }
 
 /// A deployment that failed.
@@ -57,9 +72,13 @@ pub struct Failed {
     pub cause: Cause,
     /// What the cause was told from.
     pub evidence: Evidence,
+    /// What changed against the last good revision.
+    pub changes: Vec<String>,
+    /// What was done about it.
+    pub undone: Option<String>,
     /// In which state the release is now.
     pub state: String,
-    /// How long it took.
+    /// How long it took until it was known.
     pub took: Duration,
 }
 
@@ -67,6 +86,51 @@ enum News {
     Helm(String),
     HelmEnded,
     Look(Rollout),
+    Event(Event),
+}
+
+/// helm at work.
+enum Run {
+    Here(Running),
+    There(Detached),
+}
+
+impl Run {
+    fn signal(&mut self, kill: bool) {
+        match (self, kill) {
+            (Self::Here(running), false) => running.ask_to_end(),
+            (Self::Here(running), true) => running.kill(),
+            (Self::There(running), kill) => running.signal(if kill { "KILL" } else { "TERM" }),
+        }
+    }
+
+    fn ended(&mut self) -> Result<Option<bool>, Error> {
+        match self {
+            Self::Here(running) => Ok(running.ended()?.map(|status| status.success())),
+            Self::There(running) => Ok(running.ended()),
+        }
+    }
+}
+
+/// How helm ended.
+struct End {
+    success: bool,
+    cancelled: bool,
+    /// Why it was of no use to wait, and what was seen then.
+    hopeless: Option<(String, Evidence)>,
+    /// helm's last words.
+    words: String,
+}
+
+/// All that a deployment works with.
+struct Deployment<'a> {
+    request: &'a Request,
+    helm: &'a Helm,
+    kubectl: Kubectl,
+    interrupted: &'a AtomicBool,
+    sent: Option<Sent>,
+    hooks: Vec<String>,
+    began: Instant,
 }
 
 /// Deploys, and calls `say` with each line of progress. When `interrupted` becomes true helm is asked to end, and
@@ -75,7 +139,7 @@ enum News {
 /// # Errors
 /// If it could not be tried: a missing program, an argument that cannot be.
 pub fn deploy(
-    request: &Request,
+    request: &mut Request,
     helm: &Helm,
     interrupted: &AtomicBool,
     say: &mut dyn FnMut(&str),
@@ -89,156 +153,565 @@ pub fn deploy(
         helm.version(),
         request.chart
     ));
+    let sent = match request.access.place.clone() {
+        Place::Here => None,
+        Place::There(far) => Some(Sent::send(&far, request)?),
+    };
     let began = Instant::now();
-    let (send, news) = mpsc::channel();
-    let lines = send.clone();
-    let end = send.clone();
-    let mut running = Running::start(
-        &mut helm.upgrade(request),
-        move |line| drop(lines.send(News::Helm(line))),
-        move || drop(end.send(News::HelmEnded)),
-    )?;
-    let watcher = watch(kubectl.clone(), request.release.clone(), send);
-    let followed = follow(&mut running, &news, interrupted, say);
-    // Dropping its end stops the watcher at its next look; nobody waits for it.
-    drop(watcher);
-    let (success, cancelled, helm_words) = followed?;
-    let took = began.elapsed();
-    if success {
-        let rollout = Rollout::of(&request.release, &kubectl.workloads()?);
-        let revision = helm.history(request, 1)?.first().map_or(0, |revision| revision.revision);
-        return Ok(Outcome::Deployed(Deployed { revision, rollout, took }));
-    }
-    if cancelled {
-        return Ok(Outcome::Cancelled { state: release_state(helm, request) });
-    }
-    // Where helm got nowhere, the pods are those of an older revision and prove nothing.
-    let (cause, evidence) = match diagnose_helm(&helm_words) {
-        Some(cause) => (cause, Evidence { helm: helm_words, ..Evidence::default() }),
-        None => {
-            let evidence = Evidence::collect(&kubectl, request, helm_words);
-            (diagnose(&evidence), evidence)
-        }
+    let request: &Request = request;
+    let mut deployment = Deployment { request, helm, kubectl, interrupted, sent, hooks: Vec::new(), began };
+    let mut claim = match Claim::take(request, request.timeout, interrupted, say) {
+        Ok(claim) => claim,
+        Err(Refused::Held(who)) => return Ok(deployment.refused(held(&who, request))),
+        Err(Refused::Interrupted) => return Ok(deployment.cancelled("nothing was changed")),
     };
-    // A cluster that does not answer would be waited for once more.
-    let state = if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials) {
-        format!("the state of release {} is not known", request.release)
-    } else {
-        release_state(helm, request)
-    };
-    Ok(Outcome::Failed(Box::new(Failed { cause, evidence, state, took })))
+    deployment.run(&mut claim, say)
 }
 
-/// Passes on what helm and the watcher say until helm has ended: whether it succeeded, whether it was told to end, and
-/// its last words.
-fn follow(
-    running: &mut Running,
-    news: &Receiver<News>,
-    interrupted: &AtomicBool,
-    say: &mut dyn FnMut(&str),
-) -> Result<(bool, bool, String), Error> {
-    let mut changes = Changes::default();
-    let mut words: VecDeque<String> = VecDeque::new();
-    let mut cancelled = false;
-    loop {
-        if interrupted.swap(false, Ordering::SeqCst) {
-            cancelled = true;
-            say("asked to end: helm is told and may finish what it must");
-            running.ask_to_end();
+fn held(who: &str, request: &Request) -> Cause {
+    Cause::new(
+        Kind::Locked,
+        format!("release {} is held by somebody else: {who}", request.release),
+        "wait until it has ended; if there is nobody (a helm that was killed leaves this behind), deploy with \
+         --break-lock",
+    )
+}
+
+impl Deployment<'_> {
+    fn run(&mut self, claim: &mut Claim, say: &mut dyn FnMut(&str)) -> Result<Outcome, Error> {
+        let Before { history, objects, hooks, has_early_hooks, problem, notes } =
+            precheck::look(self.helm, &self.kubectl, self.request);
+        self.hooks = hooks;
+        let history = match history {
+            Ok(history) => history,
+            // What an earlier one left is still to be put in order.
+            Err(error) => return Ok(self.unreachable(&error)),
+        };
+        notes.iter().for_each(|note| say(note));
+        let left = claim.left.take();
+        let unlocked = release::unlock(
+            history,
+            left.as_ref(),
+            self.helm,
+            &self.kubectl,
+            self.request,
+            self.interrupted,
+            say,
+        )?;
+        let before = match unlocked {
+            Lock::Free(history) => history,
+            Lock::Held(who) => return Ok(self.refused(held(&who, self.request))),
+            Lock::Interrupted => return Ok(self.cancelled("nothing was changed")),
+        };
+        if let Some(problem) = problem {
+            claim.end();
+            return Ok(self.refused(problem));
         }
-        match news.recv_timeout(SIGNAL_EVERY) {
-            Ok(News::Helm(line)) => {
-                say(&format!("helm: {line}"));
-                if words.len() == HELM_LINES {
-                    words.pop_front();
+        if self.interrupted.load(Ordering::SeqCst) {
+            claim.end();
+            return Ok(self.cancelled("nothing was changed"));
+        }
+        claim.begin(before.first().map_or(0, |newest| newest.revision));
+        let watchful = Watchful::new(&objects, self.request.restarts, has_early_hooks);
+        let first = Rollout::of(&self.request.release, &objects, &self.hooks);
+        let (send, news) = mpsc::channel();
+        let mut run = claim.shared(|| self.start(&send))?;
+        let end = self.follow(&mut run, &news, send, first, watchful, say)?;
+        drop(run);
+        let outcome = self.conclude(&before, end, say);
+        // A release that is still locked is the next one's to free: the note says whose it is.
+        if let Ok((_, false)) = &outcome {
+            claim.end();
+        }
+        outcome.map(|(outcome, _)| outcome)
+    }
+
+    fn start(&self, send: &Sender<News>) -> Result<Run, Error> {
+        let (lines, end) = (send.clone(), send.clone());
+        let line = move |line| drop(lines.send(News::Helm(line)));
+        let ended = move || drop(end.send(News::HelmEnded));
+        let mut command = self.helm.upgrade(self.request);
+        match &self.sent {
+            None => Ok(Run::Here(Running::start(&mut command, line, ended)?)),
+            Some(sent) => Ok(Run::There(sent.start(&command, line, ended)?)),
+        }
+    }
+
+    /// Passes on what helm and the watchers say until helm has ended, or it is of no use to wait for it.
+    fn follow(
+        &self,
+        run: &mut Run,
+        news: &Receiver<News>,
+        send: Sender<News>,
+        first: Rollout,
+        mut watchful: Watchful,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<End, Error> {
+        let watcher = self.watch(send.clone());
+        let mut events = None;
+        let mut changes = Changes::default();
+        changes.since_last(&first);
+        let mut rollout = first;
+        let mut words: VecDeque<String> = VecDeque::new();
+        let (mut cancelled, mut hopeless) = (false, None);
+        let mut told: Option<Instant> = None;
+        let success = loop {
+            if self.interrupted.swap(false, Ordering::SeqCst) {
+                cancelled = true;
+                say("asked to end: helm is told and may finish what it must");
+                run.signal(false);
+                told.get_or_insert_with(Instant::now);
+            }
+            if told.is_some_and(|told| told.elapsed() > END_PATIENCE) {
+                say("helm does not end: it is killed, and its release freed");
+                run.signal(true);
+                told = None;
+            }
+            match news.recv_timeout(SIGNAL_EVERY) {
+                Ok(News::Helm(line)) => {
+                    if is_news(&line) {
+                        say(&format!("helm: {line}"));
+                    }
+                    if words.len() == HELM_LINES {
+                        words.pop_front();
+                    }
+                    words.push_back(line);
                 }
-                words.push_back(line);
+                Ok(News::Look(look)) => {
+                    changes.since_last(&look).iter().for_each(|line| say(line));
+                    rollout = look;
+                    if let Some(why) = watchful.hopeless(&rollout)
+                        && hopeless.is_none()
+                        && told.is_none()
+                    {
+                        say(&format!("this does not heal by itself: {why}"));
+                        // Before anything ends, because ending is the first step of undoing.
+                        let evidence =
+                            Evidence::collect(&self.kubectl, self.request, &self.hooks, String::new());
+                        hopeless = Some((why, evidence));
+                        run.signal(false);
+                        told = Some(Instant::now());
+                    }
+                    if events.is_none() && self.began.elapsed() > EVENTS_AFTER {
+                        let send = send.clone();
+                        events = self.kubectl.follow_events(move |event| drop(send.send(News::Event(event))));
+                    }
+                }
+                Ok(News::Event(event)) => {
+                    if let Some(line) = told_of(&event, &rollout) {
+                        say(&line);
+                    }
+                }
+                Ok(News::HelmEnded) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
-            Ok(News::Look(rollout)) => changes.since_last(&rollout).iter().for_each(|line| say(line)),
-            Ok(News::HelmEnded) => break,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                // A grandchild may keep stderr open after helm is gone.
-                if running.ended()?.is_some() {
-                    break;
+            if let Some(success) = run.ended()? {
+                // What is still in the pipe; a grandchild may keep it open for ever.
+                while let Ok(News::Helm(line)) = news.recv_timeout(SIGNAL_EVERY) {
+                    say(&format!("helm: {line}"));
+                    words.push_back(line);
+                }
+                break success;
+            }
+        };
+        // Dropping its end stops the watcher at its next look; nobody waits for it.
+        drop((watcher, events));
+        let words: Vec<String> = words.into();
+        Ok(End { success: success && hopeless.is_none(), cancelled, hopeless, words: words.join("\n") })
+    }
+
+    /// Looks at the pods again and again, in a thread of its own, until the returned sender is dropped.
+    fn watch(&self, news: Sender<News>) -> Sender<()> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (kubectl, hooks) = (self.kubectl.clone(), self.hooks.clone());
+        let release = self.request.release.clone();
+        thread::spawn(move || {
+            let began = Instant::now();
+            loop {
+                let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
+                if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                // An API server that does not answer is helm's to complain about.
+                if let Ok(objects) = kubectl.workloads()
+                    && news.send(News::Look(Rollout::of(&release, &objects, &hooks))).is_err()
+                {
+                    return;
                 }
             }
-        }
+        });
+        stop
     }
-    let status = running.wait()?;
-    let words: Vec<String> = words.into();
-    Ok((status.success(), cancelled, words.join("\n")))
-}
 
-/// Looks at the pods again and again, in a thread of its own, until the returned sender is dropped.
-fn watch(kubectl: Kubectl, release: String, news: Sender<News>) -> Sender<()> {
-    let (stop, stopped) = mpsc::channel::<()>();
-    thread::spawn(move || {
-        let began = Instant::now();
-        loop {
-            // An API server that does not answer is helm's to complain about.
-            if let Ok(objects) = kubectl.workloads()
-                && news.send(News::Look(Rollout::of(&release, &objects))).is_err()
-            {
-                return;
+    /// What helm's end means. The second answer says whether the release is still locked.
+    fn conclude(
+        &self,
+        before: &[Revision],
+        end: End,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(Outcome, bool), Error> {
+        let took = self.began.elapsed();
+        let End { success, cancelled, hopeless, words } = end;
+        if success {
+            return self.prove(before, took, say);
+        }
+        if cancelled {
+            let (state, locked) = self.state_after(say);
+            return Ok((Outcome::Cancelled { state }, locked));
+        }
+        let (cause, evidence) = match hopeless {
+            Some((why, mut evidence)) => {
+                evidence.helm = words;
+                let mut cause = self.diagnosed(&evidence);
+                if cause.kind == Kind::Unknown {
+                    cause.sentence = why;
+                }
+                (cause, evidence)
             }
-            let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
-            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
-    });
-    stop
-}
-
-fn release_state(helm: &Helm, request: &Request) -> String {
-    match helm.history(request, HISTORY) {
-        Ok(revisions) => describe(&request.release, &revisions),
-        Err(error) => format!("the state of release {} is not known: {error}", request.release),
-    }
-}
-
-/// The state of a release in words, from its history, the newest revision first.
-fn describe(release: &str, revisions: &[Revision]) -> String {
-    let Some(newest) = revisions.first() else {
-        return format!("release {release} does not exist");
-    };
-    let mut text = format!("release {release} is at revision {} ({})", newest.revision, newest.status);
-    if newest.status.starts_with("pending-") {
-        // Older pending revisions mean nothing; only the newest locks.
-        text.push_str(", which locks it");
-    }
-    match revisions.iter().find(|revision| revision.status == "deployed") {
-        Some(good) if good.revision != newest.revision => {
-            text.push_str(&format!("; the last good one is {}", good.revision));
-        }
-        Some(_) => {}
-        None => text.push_str("; none of its revisions was ever good"),
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn revision(revision: u64, status: &str) -> Revision {
-        Revision { revision, status: status.to_owned() }
-    }
-
-    #[test]
-    fn the_state_of_a_release_in_words() {
-        assert_eq!(describe("app", &[]), "release app does not exist");
-        assert_eq!(describe("app", &[revision(4, "deployed")]), "release app is at revision 4 (deployed)");
-        assert_eq!(
-            describe(
-                "app",
-                &[revision(5, "pending-upgrade"), revision(4, "failed"), revision(3, "deployed")]
+            // Where helm got nowhere, the pods are those of an older revision and prove nothing.
+            None => match diagnose_helm(&words) {
+                Some(cause) => (cause, Evidence { helm: words, ..Evidence::default() }),
+                None => {
+                    let evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, words);
+                    (self.diagnosed(&evidence), evidence)
+                }
+            },
+        };
+        let cause = match self.request.access.trouble() {
+            Some(trouble) if matches!(cause.kind, Kind::Unreachable | Kind::Unknown) => Cause::new(
+                Kind::Connection,
+                format!("the way to the cluster was lost: {trouble}; helm said: {}", cause.sentence),
+                "see that the host stays reachable over SSH, then deploy again; --remote runs helm there, where it \
+                 does not depend on the connection",
             ),
-            "release app is at revision 5 (pending-upgrade), which locks it; the last good one is 3"
-        );
-        assert_eq!(
-            describe("app", &[revision(1, "failed")]),
-            "release app is at revision 1 (failed); none of its revisions was ever good"
-        );
+            _ => cause,
+        };
+        let (failed, locked) = self.failed(before, cause, evidence, took, say);
+        Ok((Outcome::Failed(Box::new(failed)), locked))
     }
+
+    /// After a green helm: the pods are watched, the application is asked.
+    fn prove(
+        &self,
+        before: &[Revision],
+        took: Duration,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<(Outcome, bool), Error> {
+        let revision = before.first().map_or(0, |newest| newest.revision) + 1;
+        let mut rollout = self.look()?;
+        let unprobed = rollout.unprobed();
+        for who in &unprobed {
+            say(&format!("{who} has no readiness probe: that it is ready only says that it has begun"));
+        }
+        let settle = match self.request.settle {
+            Some(settle) => settle,
+            None if unprobed.is_empty() => Duration::ZERO,
+            None => SETTLE,
+        };
+        let mut failure = None;
+        if !settle.is_zero() {
+            say(&format!(
+                "helm is content after {:.1} s; the pods are watched for {} s more",
+                took.as_secs_f64(),
+                settle.as_secs()
+            ));
+            match self.settle(&rollout, settle, say)? {
+                Settled::Well(last) => rollout = last,
+                Settled::Ill(why) => failure = Some(why),
+                Settled::Interrupted => {
+                    return Ok((
+                        self.cancelled(&format!(
+                            "revision {revision} is deployed, and was not watched to the end"
+                        )),
+                        false,
+                    ));
+                }
+            }
+        }
+        let mut answered = None;
+        let mut cause = None;
+        match (&failure, &self.request.smoke) {
+            (Some(_), _) | (None, None) => {}
+            (None, Some(smoke)) => {
+                let stop = || self.interrupted.load(Ordering::SeqCst);
+                match smoke.ask(&self.request.access, &stop)? {
+                    Ok(answer) => {
+                        say(&format!("{} answers with status {}", answer.url, answer.status));
+                        answered = Some(answer);
+                    }
+                    Err(_) if stop() => {
+                        return Ok((
+                            self.cancelled(&format!(
+                                "revision {revision} is deployed, and did not answer yet"
+                            )),
+                            false,
+                        ));
+                    }
+                    Err(Wrong(why)) => {
+                        cause = Some(Cause::new(
+                            Kind::Check,
+                            format!("the pods are ready, but {why}"),
+                            "see the application's log above, and whether its Service and Ingress lead to it",
+                        ));
+                        failure = Some(why);
+                    }
+                }
+            }
+        }
+        let Some(why) = failure else {
+            let deployed = Deployed { revision, rollout, took, settled: settle, answered };
+            return Ok((Outcome::Deployed(Box::new(deployed)), false));
+        };
+        say(&format!("helm was content, but {why}"));
+        let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, String::new());
+        if evidence.pods.is_empty() {
+            evidence.add_logs(&self.kubectl, &rollout);
+        }
+        let cause = cause.unwrap_or_else(|| {
+            let mut cause = self.diagnosed(&evidence);
+            if cause.kind == Kind::Unknown {
+                cause.sentence = why;
+            }
+            cause
+        });
+        let (failed, locked) = self.failed(before, cause, evidence, self.began.elapsed(), say);
+        Ok((Outcome::Failed(Box::new(failed)), locked))
+    }
+
+    fn look(&self) -> Result<Rollout, Error> {
+        Ok(Rollout::of(&self.request.release, &self.kubectl.workloads()?, &self.hooks))
+    }
+
+    /// Watches pods that are ready: whether they stay, and are not started again.
+    fn settle(&self, first: &Rollout, time: Duration, say: &mut dyn FnMut(&str)) -> Result<Settled, Error> {
+        let began = Instant::now();
+        let restarts = |rollout: &Rollout| rollout.pods().map(|pod| pod.restarts).sum::<u64>();
+        let at_first = restarts(first);
+        let mut changes = Changes::default();
+        changes.since_last(first);
+        let mut last = first.clone();
+        loop {
+            let left = time.saturating_sub(began.elapsed());
+            let until = Instant::now() + left.min(LOOK_SOON);
+            while Instant::now() < until {
+                if self.interrupted.load(Ordering::SeqCst) {
+                    return Ok(Settled::Interrupted);
+                }
+                thread::sleep(SIGNAL_EVERY.min(until.saturating_duration_since(Instant::now())));
+            }
+            // One answer that does not come is not the pods' fault.
+            if let Ok(rollout) = self.look() {
+                changes.since_last(&rollout).iter().for_each(|line| say(line));
+                let ended = rollout.pods().find(|pod| {
+                    let statuses = pod.object.status.container_statuses.iter();
+                    statuses
+                        .clone()
+                        .any(|status| status.state.terminated.as_ref().is_some_and(|end| end.exit_code != 0))
+                });
+                if let Some(pod) = ended {
+                    return Ok(Settled::Ill(format!("pod {} does not stay up: {}", pod.name, pod.state)));
+                }
+                if restarts(&rollout) > at_first {
+                    return Ok(Settled::Ill("a container was started again".to_owned()));
+                }
+                last = rollout;
+            }
+            if began.elapsed() >= time {
+                break;
+            }
+        }
+        let unready = last.pods().find(|pod| !pod.ready);
+        let why = unready.map(|pod| format!("pod {} is not ready any more: {}", pod.name, pod.state));
+        Ok(why.map_or(Settled::Well(last), Settled::Ill))
+    }
+
+    fn diagnosed(&self, evidence: &Evidence) -> Cause {
+        let cause = diagnose(evidence);
+        // containerd tries a mirror, and then tells only what the default host said. The registry itself knows.
+        if cause.kind == Kind::ImagePull {
+            let image =
+                evidence.pods.iter().flat_map(|pod| &pod.containers).find(|container| {
+                    matches!(container.reason.as_str(), "ErrImagePull" | "ImagePullBackOff")
+                });
+            if let Some(container) = image
+                && registry::says_missing(&container.image, &self.request.registry)
+            {
+                return Cause::new(
+                    Kind::ImageMissing,
+                    format!(
+                        "the image {} is not in the registry (the node says: {})",
+                        container.image, cause.sentence
+                    ),
+                    "push it before the deployment (`sower image push`), or correct the tag that the chart is given",
+                );
+            }
+        }
+        cause
+    }
+
+    /// After the evidence: what changed, going back, and the state of it all.
+    fn failed(
+        &self,
+        before: &[Revision],
+        cause: Cause,
+        evidence: Evidence,
+        took: Duration,
+        say: &mut dyn FnMut(&str),
+    ) -> (Failed, bool) {
+        // A cluster that does not answer would be waited for once more.
+        if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials | Kind::Certificate)
+        {
+            let state = format!("the state of release {} is not known", self.request.release);
+            return (Failed { cause, evidence, changes: Vec::new(), undone: None, state, took }, true);
+        }
+        let (history, mut undone) = self.freed(say);
+        let newest_before = before.first().map_or(0, |newest| newest.revision);
+        let bad = history.iter().find(|revision| revision.revision == newest_before + 1);
+        let good = release::good(before);
+        let changes = match (bad, good) {
+            (Some(bad), Some(good)) => self.changes(good.revision, bad.revision),
+            _ => Vec::new(),
+        };
+        if bad.is_some() && undone.is_none() && self.request.rollback {
+            undone = Some(match good {
+                Some(good) => self.roll_back(good.revision, say),
+                None => {
+                    "there is no good revision to go back to: what was made stays as it is, and the next \
+                         deployment takes it over"
+                        .to_owned()
+                }
+            });
+        }
+        let (state, locked) = self.state();
+        (Failed { cause, evidence, changes, undone, state, took }, locked)
+    }
+
+    /// What changed between two revisions.
+    fn changes(&self, good: u64, bad: u64) -> Vec<String> {
+        thread::scope(|scope| {
+            let old = scope.spawn(|| self.helm.manifest(self.request, good));
+            let new = self.helm.manifest(self.request, bad);
+            match (old.join(), new) {
+                (Ok(Ok(old)), Ok(new)) => manifest::differences(&old, &new),
+                _ => Vec::new(),
+            }
+        })
+    }
+
+    fn roll_back(&self, revision: u64, say: &mut dyn FnMut(&str)) -> String {
+        say(&format!("going back to revision {revision}"));
+        let began = Instant::now();
+        let result = self.helm.finish("rollback", &mut self.helm.rollback(self.request, revision, true));
+        let seconds = began.elapsed().as_secs_f64();
+        let pods = self.look().map(|rollout| {
+            let (all, ready) = (rollout.pods().count(), rollout.pods().filter(|pod| pod.ready).count());
+            (all, ready, rollout.images())
+        });
+        match (result, pods) {
+            (Ok(()), Ok((all, ready, images))) => format!(
+                "rolled back to revision {revision} in {seconds:.1} s: {ready} of {all} pods ready, image {}",
+                images.join(", ")
+            ),
+            (Ok(()), Err(_)) => format!("rolled back to revision {revision} in {seconds:.1} s"),
+            (Err(error), Ok((all, ready, _))) => format!(
+                "rolling back to revision {revision} FAILED after {seconds:.1} s: {error}; {ready} of {all} pods ready"
+            ),
+            (Err(error), Err(_)) => format!("rolling back to revision {revision} FAILED: {error}"),
+        }
+    }
+
+    /// The history, freed of a lock that the helm of this deployment left.
+    fn freed(&self, say: &mut dyn FnMut(&str)) -> (Vec<Revision>, Option<String>) {
+        let ask = || self.helm.history(self.request, self.request.history_max.max(10)).unwrap_or_default();
+        let history = ask();
+        if !release::locks(&history) {
+            return (history, None);
+        }
+        match release::free(&history, self.helm, &self.kubectl, self.request) {
+            Ok(words) => {
+                say(&words);
+                (ask(), Some(words))
+            }
+            Err(error) => {
+                say(&format!("the release is locked and could not be freed: {error}"));
+                (history, None)
+            }
+        }
+    }
+
+    fn state_after(&self, say: &mut dyn FnMut(&str)) -> (String, bool) {
+        let (_, _) = self.freed(say);
+        self.state()
+    }
+
+    fn state(&self) -> (String, bool) {
+        let release = &self.request.release;
+        match self.helm.history(self.request, self.request.history_max.max(10)) {
+            Ok(history) => (release::describe(release, &history), release::locks(&history)),
+            Err(error) => (format!("the state of release {release} is not known: {error}"), true),
+        }
+    }
+
+    /// Refused before anything was changed.
+    fn refused(&self, cause: Cause) -> Outcome {
+        Outcome::Failed(Box::new(Failed {
+            cause,
+            evidence: Evidence::default(),
+            changes: Vec::new(),
+            undone: None,
+            state: "nothing was changed".to_owned(),
+            took: self.began.elapsed(),
+        }))
+    }
+
+    fn cancelled(&self, state: &str) -> Outcome {
+        Outcome::Cancelled { state: state.to_owned() }
+    }
+
+    /// The first question already got no answer.
+    fn unreachable(&self, error: &Error) -> Outcome {
+        let said = match error {
+            Error::Helm { message, .. } => message.clone(),
+            other => other.to_string(),
+        };
+        let cause = diagnose_helm(&said).unwrap_or_else(|| {
+            Cause::new(Kind::Unknown, said.trim_start_matches("Error: ").to_owned(), "see what helm says")
+        });
+        let cause = match self.request.access.trouble() {
+            Some(trouble) => Cause::new(
+                Kind::Connection,
+                format!("there is no way to the cluster: {trouble}"),
+                "see that the API server listens there, as seen from the host that SSH leads to",
+            ),
+            None => cause,
+        };
+        self.refused(cause)
+    }
+}
+
+/// How pods fared that were ready.
+enum Settled {
+    Well(Rollout),
+    Ill(String),
+    Interrupted,
+}
+
+/// helm 4 logs each step; what is of use to people are its warnings and its last word.
+fn is_news(line: &str) -> bool {
+    !line.is_empty() && !line.contains("level=DEBUG") && !line.contains("level=INFO")
+}
+
+/// An event as one line, if it is about the release and says more than the states do.
+fn told_of(event: &Event, rollout: &Rollout) -> Option<String> {
+    let about = &event.involved_object;
+    let of_use =
+        event.kind == "Warning" || matches!(event.reason.as_str(), "Pulling" | "Pulled" | "TriggeredScaleUp");
+    // BackOff and Failed only repeat what the pod's state says.
+    let repeats = matches!(event.reason.as_str(), "BackOff" | "Failed" | "FailedScheduling");
+    // Each repetition counts up; the first one is news.
+    let first = event.count.is_none_or(|count| count == 1);
+    (of_use && !repeats && first && rollout.has(&about.kind, &about.name)).then(|| {
+        let message = event.message.trim().replace('\n', " ");
+        format!("{}/{}: {}: {message}", about.kind.to_lowercase(), about.name, event.reason)
+    })
 }

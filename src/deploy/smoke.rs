@@ -1,0 +1,164 @@
+//! The question that is asked of the application when its pods are ready.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use reqwest::header::HOST;
+
+use super::{Access, Error};
+use crate::http;
+use crate::ssh::Tunnel;
+
+/// How long to wait between two tries.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The most that is read of an answer, in bytes.
+const ANSWER_LIMIT: usize = 1 << 20;
+/// How long one try may take.
+const TRY: Duration = Duration::from_secs(10);
+
+/// A URL that must answer.
+#[derive(Debug, Clone)]
+pub struct Smoke {
+    /// The URL, `http` or `https`.
+    pub url: String,
+    /// The status that is wanted.
+    pub status: u16,
+    /// Text that must be in the answer.
+    pub text: Option<String>,
+    /// The Host header, if not that of the URL: what an ingress tells applications apart by.
+    pub host: Option<String>,
+    /// Accept any certificate.
+    pub insecure: bool,
+    /// How long it may take until the answer is right.
+    pub deadline: Duration,
+    /// Ask from the far side of the SSH connection.
+    pub tunnel: bool,
+}
+
+/// The answer was right.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Answered {
+    /// The URL.
+    pub url: String,
+    /// Its status.
+    pub status: u16,
+    /// How many tries it took.
+    pub tries: u32,
+}
+
+/// What came instead, in words.
+pub(super) struct Wrong(pub(super) String);
+
+impl Smoke {
+    /// Looks for what can be known to be wrong without asking anybody.
+    ///
+    /// # Errors
+    /// If the URL is none.
+    pub(super) fn check(&self) -> Result<Url, Error> {
+        let url = Url::parse(&self.url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        url.ok_or_else(|| Error::Argument(format!("--check-url: {:?} is no http or https URL", self.url)))
+    }
+
+    /// Asks until the answer is right or the time is up. `stop` is asked between tries.
+    pub(super) fn ask(
+        &self,
+        access: &Access,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Result<Answered, Wrong>, Error> {
+        let url = self.check()?;
+        let tunnel = self.tunnel(&url, access)?;
+        let (address, host) = self.addressed(&url, tunnel.as_ref());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Process { program: "the HTTP client".to_owned(), source })?;
+        let client = http::client(&http::Options {
+            insecure: self.insecure,
+            timeout: Some(TRY),
+            follow_redirects: self.host.is_none() && tunnel.is_none(),
+        })
+        .map_err(|error| Error::Argument(format!("--check-url: {error}")))?;
+        let began = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let answer = runtime.block_on(self.once(&client, &address, host.as_deref()));
+            match answer {
+                Ok(status) => return Ok(Ok(Answered { url: self.url.clone(), status, tries })),
+                Err(wrong) if began.elapsed() + PAUSE > self.deadline || stop() => {
+                    let seconds = began.elapsed().as_secs();
+                    let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
+                    return Ok(Err(Wrong(format!("{} (asked {times} in {seconds} s)", wrong.0))));
+                }
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn tunnel(&self, url: &Url, access: &Access) -> Result<Option<Tunnel>, Error> {
+        if !self.tunnel {
+            return Ok(None);
+        }
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let port = url.port_or_known_default().unwrap_or(80);
+        match access.tunnel_to(host, port)? {
+            Some(tunnel) => Ok(Some(tunnel)),
+            None => Err(Error::Argument("--check-tunnel needs --ssh".to_owned())),
+        }
+    }
+
+    /// Where the request goes, and the Host header that goes with it.
+    fn addressed(&self, url: &Url, tunnel: Option<&Tunnel>) -> (Url, Option<String>) {
+        let Some(tunnel) = tunnel else { return (url.clone(), self.host.clone()) };
+        let mut address = url.clone();
+        // A loopback address and a port fit into every http URL.
+        let _ = address.set_ip_host(tunnel.address().ip());
+        let _ = address.set_port(Some(tunnel.address().port()));
+        let original = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => String::new(),
+        };
+        (address, Some(self.host.clone().unwrap_or(original)))
+    }
+
+    async fn once(&self, client: &reqwest::Client, url: &Url, host: Option<&str>) -> Result<u16, Wrong> {
+        let mut request = client.get(url.clone());
+        if let Some(host) = host {
+            request = request.header(HOST, host);
+        }
+        let mut answer =
+            request.send().await.map_err(|error| Wrong(format!("{}: {}", self.url, reason(&error))))?;
+        let status = answer.status().as_u16();
+        if status != self.status {
+            return Err(Wrong(format!(
+                "{} answers with status {status} instead of {}",
+                self.url, self.status
+            )));
+        }
+        let Some(wanted) = &self.text else { return Ok(status) };
+        let mut body = Vec::new();
+        while body.len() < ANSWER_LIMIT {
+            match answer.chunk().await {
+                Ok(Some(chunk)) => body.extend(&chunk),
+                Ok(None) => break,
+                Err(error) => return Err(Wrong(format!("{}: {}", self.url, reason(&error)))),
+            }
+        }
+        if String::from_utf8_lossy(&body).contains(wanted) {
+            return Ok(status);
+        }
+        Err(Wrong(format!("{} answers with status {status}, but {wanted:?} is not in it", self.url)))
+    }
+}
+
+/// The end of the chain of sources: the beginning only says that a request failed.
+fn reason(error: &reqwest::Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
