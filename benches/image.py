@@ -46,12 +46,12 @@ class Hashing:
 
 
 def make_image(path, size, version="one"):
-    """Store paths whose sizes fall off as Nix's do: few large, many small; 3 % of the bytes are the application's."""
+    """Store paths whose sizes fall off as Nix's do: few large, many small; 2 % of the bytes are the application's."""
     files = real_files()
     files.sort(key=lambda entry: hashlib.sha256(entry[1].encode()).digest())
     count = 220
     weights = [1 / (n + 1.5) for n in range(count)]
-    share = size * 0.97 / sum(weights)
+    share = size * 0.98 / sum(weights)
     paths, at = [], 0
     for n, weight in enumerate(weights):
         want, members = share * weight, []
@@ -72,8 +72,8 @@ def make_image(path, size, version="one"):
         out.write(header("nix/store/", tarfile.DIRTYPE, mode=0o555))
         binary = b""
         for _, file in sorted(files)[-40:]:
-            binary += open(file, "rb").read()[: int(size * 0.03) - len(binary)]
-            if len(binary) >= int(size * 0.03):
+            binary += open(file, "rb").read()[: int(size * 0.02) - len(binary)]
+            if len(binary) >= int(size * 0.02):
                 break
         program = binary[: len(binary) // 2] + f"\nversion {version}\n".encode() + binary[len(binary) // 2 :]
         everything = paths + ends + [(app, [("bin/server", program)])]

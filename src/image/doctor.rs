@@ -131,7 +131,7 @@ pub async fn examine(
     }
     if options.plain_http {
         report.heal(
-            format!("A k3s node pulls over plain HTTP only when /etc/rancher/k3s/registries.yaml says so (then: systemctl restart k3s):"),
+            "A k3s node pulls over plain HTTP only when /etc/rancher/k3s/registries.yaml says so (then: systemctl restart k3s):",
             format!("mirrors:\n  \"{host}\":\n    endpoint:\n      - \"http://{host}\""),
         );
     }

@@ -405,7 +405,7 @@ impl Source {
                 let reel = match &self.storage {
                     Storage::PackedTar(_, packed, _) => {
                         let first = ranges.first().map_or(0, |range| range.start);
-                        Reel::Packed(packed.at(base + first).map_err(failed)?)
+                        Reel::Packed(Box::new(packed.at(base + first).map_err(failed)?))
                     }
                     _ => Reel::File(File::open(file).map_err(failed)?),
                 };
@@ -567,7 +567,7 @@ fn explain(path: &Path, fault: Fault, kind: &str) -> Error {
 
 enum Reel {
     File(File),
-    Packed(unpack::Reel),
+    Packed(Box<unpack::Reel>),
 }
 
 /// Pieces of a tar, one after the other.

@@ -45,19 +45,19 @@ impl Codec {
 
 /// A decompressor over any source.
 pub(super) enum Decoder<R: Read> {
-    Gzip(MultiGzDecoder<BufReader<R>>),
-    Zstd(zstd::stream::read::Decoder<'static, BufReader<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
 }
 
 impl<R: Read> Decoder<R> {
     pub(super) fn new(codec: Codec, source: R) -> io::Result<Self> {
         let buffered = BufReader::with_capacity(128 * 1024, source);
         Ok(match codec {
-            Codec::Gzip => Self::Gzip(MultiGzDecoder::new(buffered)),
+            Codec::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(buffered))),
             Codec::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
                 decoder.window_log_max(MAX_WINDOW_LOG)?;
-                Self::Zstd(decoder)
+                Self::Zstd(Box::new(decoder))
             }
         })
     }
@@ -67,7 +67,7 @@ impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Gzip(decoder) => decoder.read(buffer),
-            Self::Zstd(decoder) => decoder.read(buffer),
+            Self::Zstd(Box::new(decoder)) => decoder.read(buffer),
         }
     }
 }
