@@ -64,14 +64,14 @@ impl DockerRegistry {
             data.display()
         );
         std::fs::write(&config, text).unwrap();
-        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         let child = Self::spawn(&command, &config);
         let registry = Self { address, child, command, directory };
         registry.wait();
         registry
     }
 
-    fn spawn(command: &Vec<String>, config: &Path) -> Child {
+    fn spawn(command: &[String], config: &Path) -> Child {
         Command::new(&command[0])
             .args(&command[1..])
             .arg("serve")
