@@ -31,6 +31,15 @@ struct Registry {
     dir: tempfile::TempDir,
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A cluster that goes on has room for the next test.
+        let _ = Command::new(parts().join("kubectl"))
+            .args(["--kubeconfig", &self.kubeconfig, "delete", "namespace", &self.namespace, "--wait=false"])
+            .output();
+    }
+}
+
 impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -378,12 +378,17 @@ impl Deployment<'_> {
             },
         };
         let cause = match self.request.access.trouble() {
-            Some(trouble) if matches!(cause.kind, Kind::Unreachable | Kind::Unknown) => Cause::new(
-                Kind::Connection,
-                format!("the way to the cluster was lost: {trouble}; helm said: {}", cause.sentence),
-                "see that the host stays reachable over SSH, then deploy again; --remote runs helm there, where it \
+            Some(trouble)
+                if matches!(cause.kind, Kind::Unreachable | Kind::Unknown)
+                    || evidence.incomplete.is_some() =>
+            {
+                Cause::new(
+                    Kind::Connection,
+                    format!("the way to the cluster was lost: {trouble}; helm said: {}", cause.sentence),
+                    "see that the host stays reachable over SSH, then deploy again; --remote runs helm there, where it \
                  does not depend on the connection",
-            ),
+                )
+            }
             _ => cause,
         };
         let (failed, locked) = self.failed(before, cause, evidence, took, say);
@@ -561,7 +566,10 @@ impl Deployment<'_> {
         // A cluster that does not answer would be waited for once more.
         if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials | Kind::Certificate)
         {
-            let state = format!("the state of release {} is not known", self.request.release);
+            let state = format!(
+                "the state of release {} is not known; if this left it locked, the next deployment from here frees it",
+                self.request.release
+            );
             return (Failed { cause, evidence, changes: Vec::new(), undone: None, state, took }, true);
         }
         let (history, mut undone) = self.freed(say);

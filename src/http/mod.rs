@@ -19,6 +19,8 @@ pub struct Options {
     pub follow_redirects: bool,
     /// Authorities to trust besides the system's.
     pub ca: Vec<reqwest::Certificate>,
+    /// Ask directly, whatever proxy the environment names.
+    pub no_proxy: bool,
 }
 
 impl Default for Options {
@@ -28,6 +30,7 @@ impl Default for Options {
             timeout: Some(Duration::from_secs(60)),
             follow_redirects: false,
             ca: Vec::new(),
+            no_proxy: false,
         }
     }
 }
@@ -76,6 +79,9 @@ fn builder(options: &Options) -> reqwest::ClientBuilder {
     }
     if !options.ca.is_empty() {
         builder = builder.tls_certs_merge(options.ca.iter().cloned());
+    }
+    if options.no_proxy {
+        builder = builder.no_proxy();
     }
     if options.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);
