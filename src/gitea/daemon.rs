@@ -317,6 +317,7 @@ impl Daemon {
             tasks,
             stop: self.stop_polling.subscribe(),
             pause: Pause::new(),
+            state: self.options.state.clone(),
         }
     }
 

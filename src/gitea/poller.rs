@@ -13,6 +13,7 @@ use super::client::Client;
 use super::error::{Error, Meaning};
 use super::pause::Pause;
 use super::{Backoff, CAPABILITIES};
+use crate::supervisor::StateDir;
 
 /// A reply that is given up may hold a task that then nobody runs, so no question is shorter than this.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The version of tasks that a server tells is not always told again when it should be; after this long it is
 /// asked to look in any case.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+/// How often a full disk is looked at.
+const FULL_WAIT: Duration = Duration::from_secs(2);
 /// A server that does not know this runner is asked once more after this long.
 const CONFIRM_AFTER: Duration = Duration::from_secs(5);
 
@@ -42,6 +45,8 @@ pub(super) struct Poller {
     pub(super) tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pause: Pause,
+    /// Where tasks are written down.
+    pub(super) state: StateDir,
 }
 
 impl Poller {
@@ -52,6 +57,7 @@ impl Poller {
         let mut version = 0;
         let mut looked = Instant::now();
         let mut confirming = false;
+        let mut full = false;
         let mut wait = Duration::ZERO;
         // One timer for all questions. Moving it further away costs nothing; a new one each time wakes the runtime.
         let patience = self.timeout.max(SHORTEST_TIMEOUT);
@@ -66,6 +72,17 @@ impl Poller {
             let Ok(permit) = permit else { return Ok(()) };
             if self.pause(wait).await {
                 return Ok(());
+            }
+            match self.state.check_room() {
+                Err(problem) => {
+                    if !std::mem::replace(&mut full, true) {
+                        warn!("{problem}; taking no task until that is over");
+                    }
+                    wait = FULL_WAIT;
+                    continue;
+                }
+                Ok(()) if std::mem::take(&mut full) => info!("there is room again"),
+                Ok(()) => {}
             }
             if looked.elapsed() >= LOOK_ANYWAY {
                 version = 0;
