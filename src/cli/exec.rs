@@ -10,10 +10,12 @@ use indexmap::IndexMap;
 
 use crate::events::Conclusion;
 use crate::job::process::Control;
+use crate::job::spec::NativePolicy;
 use crate::job::tree::{self, Members};
 use crate::local::context::{self, Context, Event};
 use crate::local::plan::{self, Plan, Selection};
 use crate::local::schedule::{Ended, LEFTOVER_GRACE, Schedule};
+use crate::local::services;
 use crate::local::show::{self, Style};
 use crate::workflow::snippet;
 
@@ -68,6 +70,9 @@ pub(super) struct Args {
     /// How many jobs run at once [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Use the built-in checkout, cache and artifact actions: where there is no Node.js, always, or never
+    #[arg(long, value_name = "auto|always|never", default_value = "auto")]
+    native: String,
     /// Print what would run and leave
     #[arg(long)]
     list: bool,
@@ -75,6 +80,9 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// How much is kept of what `actions/cache` saves, in bytes.
+const QUOTA: u64 = 10 << 30;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,7 +97,7 @@ pub(super) fn run(args: Args) -> Outcome {
         file: args.eventpath.clone(),
         inputs: pairs(&args.input, '=', "--input")?,
     };
-    let context = Context::new(
+    let mut context = Context::new(
         &directory,
         &event,
         secrets(&args)?,
@@ -97,6 +105,14 @@ pub(super) fn run(args: Args) -> Outcome {
         merged(&args.env_file, &args.env, "--env")?,
     )
     .map_err(Failure::wrong_question)?;
+    context.native = match args.native.as_str() {
+        "auto" => NativePolicy::Auto,
+        "always" => NativePolicy::Always,
+        "never" => NativePolicy::Never,
+        other => {
+            return Err(Failure::wrong_question(format!("--native {other}: expected auto, always or never")));
+        }
+    };
     let mut matrix: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in pairs(&args.matrix, ':', "--matrix")? {
         matrix.entry(key).or_default().push(value);
@@ -138,6 +154,10 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .map_or_else(|| work.path().join("cache"), |cache| cache.join("sower"));
+    // A job that uses no cache does not miss it, and one that does says so.
+    let services = services::start(&cache.join("store"), QUOTA, work.path())
+        .inspect_err(|error| eprintln!("No cache and no artifacts: {error}"))
+        .ok();
     let out: show::Shared = Arc::new(Mutex::new(Box::new(io::stdout())));
     let schedule = Schedule {
         plan,
@@ -147,6 +167,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         work: work.path(),
         action_cache: &cache.join("actions"),
         tool_cache: &cache.join("tools"),
+        services: services.as_ref(),
         control: &control,
         style,
     };

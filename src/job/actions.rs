@@ -13,6 +13,7 @@ use crate::workflow::{Action, Condition, Object, Runs, Status, Step, Template, p
 use super::embedded;
 use super::environment::{self, input_variable};
 use super::executor::{Executor, step_id};
+use super::native::{After, Native};
 use super::scope::{ActionPlace, Frame};
 use super::shell;
 use super::source::{self, Git, Uses};
@@ -25,12 +26,21 @@ const MAX_NESTING: usize = 10;
 #[derive(Debug)]
 pub(super) struct Post {
     /// What the log calls it.
-    title: String,
-    script: PathBuf,
-    condition: Condition,
-    action: ActionPlace,
-    env: Vec<(String, String)>,
-    state: Vec<(String, String)>,
+    pub(super) title: String,
+    pub(super) work: Work,
+    pub(super) condition: Condition,
+    pub(super) action: ActionPlace,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) state: Vec<(String, String)>,
+}
+
+/// What runs then.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A script of a JavaScript action.
+    Script(PathBuf),
+    /// What a built-in action has left to do.
+    Native(After),
 }
 
 /// A step that uses an action, as far as its parts have to know.
@@ -46,16 +56,6 @@ pub(super) struct Use<'u> {
     pub(super) index: Option<usize>,
     /// When it has to be over.
     pub(super) deadline: Option<Instant>,
-}
-
-impl Use<'_> {
-    /// An input as the step gives it; empty when it does not.
-    pub(super) fn input(&self, name: &str) -> &str {
-        self.with
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map_or("", |(_, value)| value.trim())
-    }
 }
 
 impl Executor<'_> {
@@ -104,18 +104,22 @@ impl Executor<'_> {
                 self.run_action(&action, place, &used, frame)
             }
             Uses::Repository(wanted) => {
-                let own = wanted.name.eq_ignore_ascii_case("actions/checkout");
-                if own && let Some(handed) = self.checkout_without_fetching(&used)? {
+                let native = Native::of(&wanted);
+                if let Some(native) = native
+                    && let Some(handed) = self.native_first(native, &used, frame)?
+                {
                     return Ok(handed);
                 }
                 let git = self.git(&self.search_path(&[&self.env, &frame.env, env]));
                 let fetched = match source::fetch(&wanted, &self.spec.places.action_cache, &git) {
                     Ok(fetched) => fetched,
-                    Err(error) if own => {
-                        self.log.text(&format!("{error}; the built-in checkout is used instead"))?;
-                        return self.checkout_with_git(&used);
-                    }
-                    Err(error) => return Err(Problem::Step(error.to_string())),
+                    Err(error) => match native.filter(|_| self.native_allowed()) {
+                        Some(native) => {
+                            self.log.text(&format!("{error}; the built-in action is used instead"))?;
+                            return self.run_native(native, &used, frame);
+                        }
+                        None => return Err(Problem::Step(error.to_string())),
+                    },
                 };
                 let how = if fetched.cached { "cached" } else { "fetched" };
                 self.log.text(&format!("{} is commit {} ({how})", used.uses, fetched.commit))?;
@@ -292,7 +296,7 @@ impl Executor<'_> {
             state.extend(main.as_ref().map(|handed| handed.state.clone()).unwrap_or_default());
             self.posts.push(Post {
                 title: format!("Post {}", used.uses),
-                script: place.directory.join(post),
+                work: Work::Script(place.directory.join(post)),
                 condition: phases.post_if.clone().unwrap_or_else(Condition::always),
                 action: place,
                 env: own,
@@ -349,7 +353,10 @@ impl Executor<'_> {
                     let mut env = post.env;
                     env.extend(state_variables(&post.state));
                     let deadline = self.cleanup_deadline.or(self.deadline);
-                    let done = self.node(&post.script, &post.action, &env, deadline, None);
+                    let done = match &post.work {
+                        Work::Script(script) => self.node(script, &post.action, &env, deadline, None),
+                        Work::Native(after) => self.run_after(after, deadline),
+                    };
                     self.log.text("::endgroup::")?;
                     done
                 }

@@ -24,5 +24,5 @@ pub mod spec;
 pub mod tree;
 
 mod actions;
-mod checkout;
+mod native;
 mod steps;

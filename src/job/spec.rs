@@ -127,6 +127,32 @@ pub struct ActionSources {
     pub embedded: bool,
     /// A working tree that satisfies `actions/checkout` of this very repository (`exec`).
     pub checkout_from: Option<PathBuf>,
+    /// The actions that are built in.
+    #[serde(default)]
+    pub native: NativeActions,
+}
+
+/// The actions that are built in: `actions/checkout`, `actions/cache`, `actions/upload-artifact` and
+/// `actions/download-artifact`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NativeActions {
+    /// When they are used instead of the originals.
+    pub policy: NativePolicy,
+    /// Accept any certificate from the artifact service, as the configuration says for the instance.
+    pub insecure: bool,
+}
+
+/// When built-in actions are used instead of the originals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NativePolicy {
+    /// Where there is no node, or the original cannot be fetched, or refuses the server.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl fmt::Debug for JobSpec {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::job::source::Git;
+use crate::job::spec::NativePolicy;
 
 /// The question was wrong: something that was asked for is not there or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,8 @@ pub struct Context {
     pub vars: BTreeMap<String, String>,
     /// Variables for every step.
     pub env: BTreeMap<String, String>,
+    /// When built-in actions are used instead of the originals.
+    pub native: NativePolicy,
     secrets: BTreeMap<String, String>,
 }
 
@@ -127,6 +130,7 @@ impl Context {
             inputs: inputs.unwrap_or_default(),
             vars,
             env,
+            native: NativePolicy::default(),
             secrets,
         })
     }

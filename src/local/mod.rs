@@ -6,6 +6,7 @@
 pub mod context;
 pub mod plan;
 pub mod schedule;
+pub mod services;
 pub mod show;
 
 pub use context::{Context, Question};

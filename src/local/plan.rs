@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use crate::job::scope::{Fixed, Frame, View, object};
-use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
+use crate::job::spec::{ActionSources, JobSpec, NativeActions, Need, Patience, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{Diagnostic, Job, Object, Status, Workflow, parse_workflow};
 
@@ -264,6 +264,7 @@ impl Plan {
                 github_mirror: None,
                 embedded: true,
                 checkout_from: Some(context.root.clone()),
+                native: NativeActions { policy: context.native, insecure: false },
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,

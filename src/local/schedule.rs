@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use crate::cache::Server;
 use crate::events::{Conclusion, Sink, Timestamp};
 use crate::job::executor;
 use crate::job::process::Control;
@@ -16,6 +17,7 @@ use crate::job::tree::Members;
 
 use super::context::Context;
 use super::plan::{Plan, Run, Selection};
+use super::services;
 use super::show::{Shared, Style, View};
 
 /// What all runs of a schedule share.
@@ -35,6 +37,8 @@ pub struct Schedule<'s> {
     pub action_cache: &'s Path,
     /// Where tools are kept.
     pub tool_cache: &'s Path,
+    /// Serves caches and artifacts to jobs, if it could be started.
+    pub services: Option<&'s Server>,
     /// Cancels all jobs.
     pub control: &'s Control,
     /// How to show them.
@@ -161,6 +165,8 @@ impl Schedule<'_> {
         }
         let mut spec = self.plan.spec(self.context, run.file, &run.job, needs, &places);
         spec.matrix = Some(run.matrix.clone());
+        let token =
+            self.services.map(|server| services::offer(server, self.context, &mut spec)).transpose()?;
         let id = base.path().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let members = if alone { Members::all(id, None) } else { Members::tracked(id) };
         let began = Timestamp::now();
@@ -168,6 +174,9 @@ impl Schedule<'_> {
         let conclusion =
             executor::run(&spec, &mut view, self.control, members).map_err(|error| error.to_string())?;
         view.flush().map_err(|error| error.to_string())?;
+        if let (Some(server), Some(token)) = (self.services, &token) {
+            server.revoke(token);
+        }
         let forgiven = conclusion == Conclusion::Failure
             && self
                 .plan

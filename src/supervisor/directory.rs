@@ -67,6 +67,9 @@ pub struct Meta {
     pub steps: Vec<StepInfo>,
     /// A directory outside of the job's own that is removed with it.
     pub work: Option<PathBuf>,
+    /// The refs whose cache entries the job sees, the first of which it saves under.
+    #[serde(default)]
+    pub cache_refs: Vec<String>,
 }
 
 /// The directory of one job.

@@ -168,6 +168,7 @@ impl Registry {
         };
         Ok(Self {
             http: http::client(&http::Options {
+                no_proxy: false,
                 insecure: options.insecure,
                 timeout: None,
                 follow_redirects: false,
