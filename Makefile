@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench bench-archives bench-deploy soak powercut
+.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench bench-archives bench-deploy soak powercut bench-image fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,17 @@ dist: build ## a tarball with the static binary, runner-config and licences
 	@tar -C $(TARGET)/dist --owner=0 --group=0 --sort=name -czf $(TARGET)/dist/$(DIST).tar.gz $(DIST)
 	@ls -l $(TARGET)/dist/$(DIST).tar.gz $(TARGET)/dist/$(DIST)/sower
 
+fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
+	@for target in workflow expression commands environment; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) -rss_limit_mb=1024 -timeout=10 || exit 1; \
+	done
+
+bench-image: ## the figures of image pushes, beside those of skopeo and, if Go builds it, crane
+	@scripts/parts.sh test bench
+	@$(MAKE) --no-print-directory build
+	@command -v go >/dev/null && test ! -x $(TARGET)/parts/bin/crane && mkdir -p $(TARGET)/parts/bin && \
+		GOBIN=$(abspath $(TARGET))/parts/bin go install github.com/google/go-containerregistry/cmd/crane@v0.22.1 || true
+	@python3 benches/image.py --sower $(RELEASE) $$(test ! -x $(TARGET)/parts/bin/crane || echo --crane $(TARGET)/parts/bin/crane)
 soak: ## kills daemons and jobs and breaks the network for MINUTES (10), and counts what is lost
 	@$(MAKE) --no-print-directory build
 	@cargo build --quiet --package sower-test-support --bin sower-soak

@@ -25,6 +25,8 @@ readonly DEBIAN=(
     'test demo|/usr/bin/ghc|ghc|the compiler whose heap gets a ceiling'
     'test demo|nix|nix-bin|builds the sample application, knows the hashes of the store'
     'test demo|docker-registry|docker-registry|the registry that images are pushed to'
+    'test|zstd|zstd|packs archives that are read back'
+    'test|prlimit|util-linux|a registry whose disk is full'
     'test|skopeo|skopeo|reads pushed images back with other eyes'
     'test|llvm-ar|llvm|archives of BSD and Apple kinds, and a strict reader of all'
     'test archives|ar|binutils|the readers of static archives that sower is compared with'

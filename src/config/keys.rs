@@ -65,6 +65,7 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
     });
     root.section("actions", |s| {
         s.bool("embedded", &mut config.actions.embedded);
+        s.texts("mirrors", &mut config.actions.mirrors, |url| url.contains("://"));
         s.word("native", &mut config.actions.native, &NATIVE);
     });
     root.section("ghc", |s| {

@@ -211,6 +211,8 @@ pub struct Host {
 pub struct Actions {
     /// Resolve `sower/…` in this program.
     pub embedded: bool,
+    /// Addresses that stand in for others: what the URL of an action begins with, and what it begins with instead.
+    pub mirrors: BTreeMap<String, String>,
     /// When the built-in checkout, cache and artifact actions are used instead of the originals.
     pub native: Native,
 }
@@ -229,7 +231,7 @@ pub enum Native {
 
 impl Default for Actions {
     fn default() -> Self {
-        Self { embedded: true, native: Native::Auto }
+        Self { embedded: true, mirrors: BTreeMap::new(), native: Native::Auto }
     }
 }
 

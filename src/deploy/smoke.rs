@@ -79,6 +79,7 @@ impl Smoke {
             insecure: self.insecure,
             timeout: Some(TRY),
             follow_redirects: self.host.is_none() && tunnel.is_none(),
+            ..http::Options::default()
         })
         .map_err(|error| Error::Argument(format!("--check-url: {error}")))?;
         let began = Instant::now();

@@ -133,6 +133,8 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             github_mirror: config.runner.github_mirror.clone(),
             embedded: config.actions.embedded,
             checkout_from: None,
+            offline: config.cache.offline_mode,
+            mirrors: config.actions.mirrors.clone(),
             native: NativeActions {
                 policy: match config.actions.native {
                     Native::Auto => NativePolicy::Auto,
@@ -144,6 +146,10 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         },
         head,
         timeout_seconds: config.runner.timeout.as_secs().max(1),
+        strategy: None,
+        nested: false,
+        calls: 0,
+        origin: None,
         patience: Patience {
             interrupt_millis: millis(config.runner.interrupt_grace),
             terminate_millis: millis(config.runner.terminate_grace),

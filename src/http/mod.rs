@@ -17,6 +17,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Follow redirects (at most 10). Clients that send credentials by hand decide for themselves.
     pub follow_redirects: bool,
+    /// Authorities to trust besides the system's.
+    pub ca: Vec<reqwest::Certificate>,
     /// Ask directly, whatever proxy the environment names.
     pub no_proxy: bool,
 }
@@ -27,6 +29,7 @@ impl Default for Options {
             insecure: false,
             timeout: Some(Duration::from_secs(60)),
             follow_redirects: false,
+            ca: Vec::new(),
             no_proxy: false,
         }
     }
@@ -73,6 +76,9 @@ fn builder(options: &Options) -> reqwest::ClientBuilder {
     }
     if !options.follow_redirects {
         builder = builder.redirect(reqwest::redirect::Policy::none());
+    }
+    if !options.ca.is_empty() {
+        builder = builder.tls_certs_merge(options.ca.iter().cloned());
     }
     if options.no_proxy {
         builder = builder.no_proxy();

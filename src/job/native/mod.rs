@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 use indexmap::IndexMap;
 
 use crate::events::Conclusion;
-use crate::workflow::Condition;
+use crate::workflow::{Condition, Object};
 
-use super::actions::{Post, Use, Work};
+use super::actions::Use;
 use super::executor::Executor;
+use super::phases::{Post, Work};
 use super::process::Control;
 use super::scope::{ActionPlace, Frame};
 use super::shell;
@@ -329,6 +330,8 @@ impl Executor<'_> {
             action: ActionPlace::default(),
             env: Vec::new(),
             state: Vec::new(),
+            inputs: Object::new(),
+            name: String::new(),
         });
     }
 }
