@@ -119,7 +119,9 @@ impl Reader<'_> {
                     self.config.known_hosts = arguments.iter().map(|file| expanded(file)).collect();
                 }
                 "proxyjump" => {
-                    let jump = first()?;
+                    first()?;
+                    // The rest of the line, which may have spaces after its commas.
+                    let jump = arguments.concat();
                     let hosts = if jump.eq_ignore_ascii_case("none") {
                         Vec::new()
                     } else {
