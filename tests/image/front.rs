@@ -60,8 +60,12 @@ impl Front {
             for stream in listener.incoming().flatten() {
                 let (rule, seen) = (Arc::clone(&rule), Arc::clone(&remembered));
                 std::thread::spawn(move || {
-                    // A client that goes away is part of the tests.
-                    let _ = serve(stream, behind, &*rule, &seen);
+                    let Ok(client) = stream.try_clone() else { return };
+                    // A client or a registry that goes away is part of the tests. What still reads from the client
+                    // must not keep the connection open then.
+                    if serve(stream, behind, &*rule, &seen).is_err() {
+                        let _ = client.shutdown(std::net::Shutdown::Both);
+                    }
                 });
             }
         });
