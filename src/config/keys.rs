@@ -65,6 +65,7 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         s.optional_text("allocation_area", &mut config.ghc.allocation_area);
         s.optional_number("jobs", &mut config.ghc.jobs, 1, 1024);
     });
+    root.section("housekeeping", |s| s.bytes("min_free", &mut config.housekeeping.min_free, 0));
     root.finish();
     config
 }

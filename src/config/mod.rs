@@ -9,6 +9,7 @@ mod env_file;
 mod keys;
 mod label;
 mod section;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration};
 pub use env_file::EnvFileError;
 pub use label::{Label, LabelError, Schema};
+pub use settings::{Setting, settings};
 
 use crate::yaml::Place;
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub actions: Actions,
     /// `ghc`: defaults for the memory limits of GHC.
     pub ghc: Ghc,
+    /// `housekeeping`: room on the disk.
+    pub housekeeping: Housekeeping,
 }
 
 /// `log`.
@@ -212,6 +216,19 @@ pub struct Ghc {
     pub jobs: Option<u32>,
 }
 
+/// `housekeeping`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Housekeeping {
+    /// Fewest free bytes where jobs are kept and work; with fewer no task is fetched. 0 fetches always.
+    pub min_free: u64,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        Self { min_free: 512 << 20 }
+    }
+}
+
 /// Something in a configuration file that is wrong or odd, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -252,6 +269,9 @@ pub enum Error {
 }
 
 impl Config {
+    /// The documented configuration: every key with its default.
+    pub const EXAMPLE: &str = include_str!("../../runner-config/config.yaml");
+
     /// Reads a configuration file, or takes the defaults where `path` is `None` and [`DEFAULT_PATH`] is not there.
     /// Relative paths in it are relative to the working directory, as act_runner has it. The findings are warnings,
     /// such as unknown keys.

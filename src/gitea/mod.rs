@@ -12,6 +12,7 @@ mod poller;
 mod register;
 mod registration;
 mod reporter;
+mod room;
 mod task;
 mod track;
 
