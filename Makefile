@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-deploy
+.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak powercut bench-image fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,11 +70,40 @@ test-packages: ## what `make dist` has made, installed, upgraded and removed in 
 	@scripts/parts.sh packages
 	@$(AS_ROOT) tests/packages.sh $(TARGET)
 
+fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
+	@for target in workflow expression commands environment; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),600) -rss_limit_mb=1024 -timeout=10 || exit 1; \
+	done
+
+bench-image: ## the figures of image pushes, beside those of skopeo and, if Go builds it, crane
+	@scripts/parts.sh test bench
+	@$(MAKE) --no-print-directory build
+	@command -v go >/dev/null && test ! -x $(TARGET)/parts/bin/crane && mkdir -p $(TARGET)/parts/bin && \
+		GOBIN=$(abspath $(TARGET))/parts/bin go install github.com/google/go-containerregistry/cmd/crane@v0.22.1 || true
+	@python3 benches/image.py --sower $(RELEASE) $$(test ! -x $(TARGET)/parts/bin/crane || echo --crane $(TARGET)/parts/bin/crane)
+soak: ## kills daemons and jobs and breaks the network for MINUTES (10), and counts what is lost
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-test-support --bin sower-soak
+	@$(TARGET)/debug/sower-soak --sower $(RELEASE) --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times
+	@scripts/parts.sh powercut
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-test-support --bin sower-powercut
+	@$(TARGET)/debug/sower-powercut --sower $(RELEASE) --kernel $(TARGET)/parts/powercut/boot/vmlinuz-* \
+		--modules $(TARGET)/parts/powercut/lib/modules --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))
+
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench
 	@$(MAKE) --no-print-directory build
 	@cargo build --quiet --package sower-demo
 	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge
+	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
+
+bench-archives: ## the figures of static archives alone, beside ar and sha256sum
+	@scripts/parts.sh archives
+	@$(MAKE) --no-print-directory build
+	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
 
 bench-deploy: ## the figures of deployments, on the Kubernetes that `make cluster` has started
 	@python3 benches/deploy.py --sower $(RELEASE) --kubeconfig $(TARGET)/kubernetes/run/kubeconfig --bin $(TARGET)/parts/bin

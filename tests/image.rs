@@ -6,10 +6,18 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "image/faults.rs"]
+mod faults;
 #[path = "image/front.rs"]
 mod front;
 #[path = "image/parts.rs"]
 mod parts;
+#[path = "image/registries.rs"]
+mod registries;
+#[path = "image/sources.rs"]
+mod sources;
+#[path = "image/split.rs"]
+mod split;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -328,7 +336,7 @@ fn sources_that_lie_tag_nothing() {
     };
     push(&whole[..150_000]).badly(1, &["image.tar", "is cut", "nothing was tagged"]);
     let packed = gzip(&whole);
-    push(&packed[..packed.len() / 2]).badly(1, &["gzip'd tar is cut", "nothing was tagged"]);
+    push(&packed[..packed.len() / 2]).badly(1, &["gzip archive is cut", "nothing was tagged"]);
     let mut flipped = packed.clone();
     let end = flipped.len() - 6;
     flipped[end] ^= 0xff;
@@ -357,7 +365,7 @@ fn sources_that_lie_tag_nothing() {
     overflow[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     push(&overflow).badly(2, &["claims 18446744073709551615 bytes"]);
     push(b"").badly(2, &["empty"]);
-    push(b"#!/bin/sh\n").badly(2, &["a script; run it"]);
+    push(b"#!/bin/sh\n").badly(1, &["image.tar"]);
     push(&[7; 4096]).badly(2, &["no tar header", "wanted a docker-archive or an OCI layout"]);
     push(&tar(&[("hello", b"x")])).badly(2, &["neither manifest.json"]);
     sower.image(&["push", "absent.tar", &to, "--plain-http"]).badly(2, &["absent.tar", "no such file"]);
@@ -393,7 +401,7 @@ fn a_job_gets_outputs_and_a_summary() {
     let to = format!("{}/shop/app:t", registry.address);
     let push = sower.image(&["push", "image.tar", &to, "--plain-http", "--json"]).well().json();
     let expected = format!(
-        "digest={}\nsize={}\nuploaded={}\n",
+        "digest={}\nsize={}\nuploaded={}\ntag=t\n",
         push["digest"].as_str().unwrap(),
         push["size"],
         push["uploaded"]

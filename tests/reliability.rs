@@ -469,6 +469,22 @@ fn a_full_disk_fails_the_job_and_nothing_else() {
     has(&forge, only(&run), "No space left on device");
     assert_eq!(only(&run).step("Later").unwrap().status, Status::Skipped);
     still_works(&forge);
+    // While it stays full no task is taken, and when there is room again all goes on.
+    let fill = |by: &str| {
+        let state = runner.state_file().parent().unwrap().to_owned();
+        let status = std::process::Command::new("nsenter")
+            .args(["--mount", "--target", &runner.pid().unwrap().to_string(), "sh", "-c", by, "sh"])
+            .arg(state)
+            .status();
+        assert!(status.is_ok());
+    };
+    fill("dd if=/dev/zero of=$1/other bs=64k 2>/dev/null");
+    wait("a complaint", || runner.said().contains("taking no task").then_some(()));
+    let late = forge.enqueue(job(&[("Late", "", "echo late")]));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(forge.run(late).unwrap().status, Status::Waiting);
+    fill("rm $1/other");
+    assert_eq!(done(&forge, late).status, Status::Success, "{}", runner.said());
     // The same with no file to be had.
     drop(runner);
     let runner = on_a_small_disk(&forge, "nr_inodes=120");

@@ -377,6 +377,55 @@ jobs:
 }
 
 #[test]
+fn check_looks_into_what_the_model_keeps_as_written() {
+    let job =
+        |rest: &str| format!("on: push\njobs:\n  a:\n    runs-on: x\n    steps: [{{run: echo}}]\n{rest}");
+    for (text, expected) in [
+        (job("    permissions: {contens: read}\n"), ":6:19: error: unknown permission 'contens'"),
+        (job("    permissions: {contents: all}\n"), ":6:29: error: 'contents' can be read, write or none"),
+        (job("    permissions: everything\n"), ":6:18: error: 'permissions' must be read-all"),
+        (job("    container: {imag: x}\n"), ":6:17: error: unknown key 'imag' in 'container'"),
+        (job("    services: {db: {ports: [1]}}\n"), ": error: the service 'db' has no 'image'"),
+        (job("    concurrency: {cancel-in-progress: true}\n"), ": error: 'concurrency' has no 'group'"),
+        (
+            job("  A:\n    runs-on: x\n    steps: [{run: echo}]\n"),
+            ":6:3: error: the job 'A' is here a second time",
+        ),
+        (job("    name: 'x ${{ }}'\n"), ": error: an expression was expected"),
+        (job("").replace("push", "{push: {branches: [a], branches-ignore: [b]}}"), "exclude each other"),
+        (
+            job("").replace("push", "{workflow_call: {inputs: {i: {type: bolean}}}}"),
+            "cannot be of the type 'bolean' (string, boolean, number) (did you mean 'boolean'?)",
+        ),
+        (
+            job("").replace("push", "{workflow_dispatch: {inputs: {i: {type: choice}}}}"),
+            "a choice without 'options'",
+        ),
+        (job("").replace("push", "{workflow_call: {outputs: {o: {}}}}"), "the output 'o' has no 'value'"),
+    ] {
+        let found = checked(&text);
+        assert!(found.contains(expected), "{text}\n{found}");
+    }
+}
+
+#[test]
+fn labels_are_judged_by_those_that_there_are() {
+    let text = "on: push\njobs:\n  a: {runs-on: buidl, steps: [{run: echo}]}\n  b:\n    runs-on: ['${{ matrix.os }}', build]\n    \
+                strategy: {matrix: {os: [build, mac]}}\n    steps: [{run: echo}]\n  c: {runs-on: '${{ vars.X }}', steps: [{run: echo}]}\n";
+    let served = ["build".to_owned()];
+    let found: Vec<String> = sower::workflow::check_workflow_for(text.as_bytes(), "w.yaml", Some(&served))
+        .iter()
+        .map(|found| format!("{} {}", found.place, found.message))
+        .collect();
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("3:16 no runner here has the label 'buidl' (did you mean 'build'?)"),
+        "{found:#?}"
+    );
+    assert!(found[1].starts_with("5:15 no runner here has the label 'mac'"), "{found:#?}");
+}
+
+#[test]
 fn check_accepts_what_is_valid() {
     for text in [
         "\u{feff}on: push\r\njobs:\r\n  a:\r\n    runs-on: x\r\n    steps:\r\n      - run: a\r\n",

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::fault::{Fault, Lost, Member, What};
 use super::header::{self, HEADER};
+use super::object;
 use super::symbols::{self, Place, Table};
 use super::window::Window;
 
@@ -64,7 +65,7 @@ pub enum CheckError {
 }
 
 /// Which tools write archives like this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// GNU ar, LLVM ar, rustc: names end with a slash, symbol table `/`.
@@ -107,6 +108,9 @@ pub struct Report {
     pub lost: Option<Lost>,
     /// Every byte before this position has been accounted for: the size, if it is sound.
     pub whole_until: u64,
+    /// Its store path against Nix's book, where that was asked and the archive is not sound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nix: Option<super::store::View>,
 }
 
 impl Report {
@@ -195,6 +199,7 @@ impl<'a> Walk<'a> {
                 more_faults: 0,
                 lost: None,
                 whole_until: 0,
+                nix: None,
             },
         }
     }
@@ -308,6 +313,8 @@ impl<'a> Walk<'a> {
             self.long_name(&header.name, position, size)?;
             if self.report.thin {
                 self.thin_member(&header.name, position, size)?;
+            } else {
+                self.object(&header.name, position, size)?;
             }
         }
         if let Some(field) = header.odd {
@@ -426,6 +433,28 @@ impl<'a> Walk<'a> {
         let shown: String =
             String::from_utf8_lossy(&name).chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         Ok(Member { name: shown, header: position, content, size })
+    }
+
+    /// Looks at an object file's own header: it may have been cut before it was archived.
+    fn object(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
+        let skip = bsd_length(name).unwrap_or(0).min(size);
+        let (content, size) = (position + HEADER + skip, size - skip);
+        // ELF says it all in its first bytes, which came with the header.
+        let mut first = self.window.hop(content, size.min(64) as usize)?;
+        if first.starts_with(&[0xcf, 0xfa]) || first.starts_with(&[0xce, 0xfa]) {
+            first = self.window.hop(content, size.min(object::LOOKED_AT as u64) as usize)?;
+        }
+        if let Some(object::Overrun { format, part, end }) = object::overrun(first, size) {
+            let member = self.place(name, position, size + skip)?;
+            let what = What::ObjectCut {
+                format: format.to_owned(),
+                part: part.to_owned(),
+                expected: end,
+                found: size,
+            };
+            self.fault(content, Some(member), what);
+        }
+        Ok(())
     }
 
     /// A thin archive's members are files beside it. They are looked at, never opened.

@@ -107,6 +107,17 @@ pub enum What {
         /// Size of the file.
         found: u64,
     },
+    /// A member is an object file that ends before what its own header names: it was cut before it was archived.
+    ObjectCut {
+        /// `ELF` or `Mach-O`.
+        format: String,
+        /// What lies behind its end.
+        part: String,
+        /// Bytes that it needs.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
     /// A field of a header holds what the format does not allow; no reader minds.
     OddField {
         /// Name of the field.

@@ -11,17 +11,35 @@
 //! | [`fault`] | what can be wrong, and how much of the archive is lost by it |
 //! | [`readers`] | how GHC, its linker, `ld` and the others take it |
 //! | [`find`] | the archives below a directory |
-//! | [`mend`] | mending: donor, comparison, atomic replacement |
-//! | [`nix`] | what the Nix store can do for a path of its own |
+//! | [`survey`] | many archives at once, store paths against Nix's book |
+//! | [`memory`] | what was sound, so that it is not read again |
+//! | [`nar`] | Nix's serialisation: hashing a path, taking a file out of a stream |
+//! | [`store`], [`nix`] | a store path against Nix's book; what Nix knows and can do |
+//! | [`mend`] | mending: the sources in their order, what is compared, what is proven |
+//! | [`donor`] | where bytes come from: files, HTTP, SSH, binary caches |
+//! | [`replace`] | the atomic replacement of a file |
+//! | [`salvage`] | what is left of an archive, as an archive |
+//! | [`kept`] | old files that were kept, and putting them back |
+//! | [`explain`] | which archive and member a position in an error message belongs to |
 //! | [`words`] | reports as text, JSON and a job summary |
 
 pub mod check;
+pub mod donor;
+pub mod explain;
 pub mod fault;
 pub mod find;
 mod header;
+pub mod kept;
+pub mod memory;
 pub mod mend;
+pub mod nar;
 pub mod nix;
+mod object;
 pub mod readers;
+pub mod replace;
+pub mod salvage;
+pub mod store;
+pub mod survey;
 mod symbols;
 mod window;
 pub mod words;

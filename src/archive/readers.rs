@@ -59,31 +59,17 @@ pub fn verdicts(report: &Report) -> Vec<Verdict> {
             verdicts.push(verdict(RTS, false, "takes it"));
             verdicts.push(verdict(BY_SYMBOL, false, "take it"));
         }
-        What::CutBetweenMembers => {
-            verdicts.push(verdict(
-                RTS,
-                false,
-                "takes it for whole; symbols of lost members are unknown to it",
-            ));
-            verdicts.push(verdict(
-                BY_SYMBOL,
-                false,
-                "fail when a symbol of a lost member is wanted; `nm` and `ranlib` die",
-            ));
-            verdicts.push(verdict(BY_MEMBER, true, "refuse the symbol table or miss the lost members"));
-        }
-        What::HeaderCut { found } if found < 16 => {
-            verdicts.push(verdict(
-                RTS,
-                false,
-                "takes it for whole; symbols of lost members are unknown to it",
-            ));
-            verdicts.push(verdict(
-                BY_SYMBOL,
-                false,
-                "fail when a symbol of a lost member is wanted; `nm` and `ranlib` die",
-            ));
-            verdicts.push(verdict(BY_MEMBER, true, "refuse it: `truncated or malformed archive`"));
+        // A short read inside the 16 bytes of a name counts as the end of the file.
+        What::CutBetweenMembers | What::HeaderCut { found: 0..16 } => {
+            let unknown = "takes it for whole; symbols of lost members are unknown to it";
+            let wanted = "fail when a symbol of a lost member is wanted; `nm` and `ranlib` die";
+            let by_member = match fault.what {
+                What::CutBetweenMembers => "refuse the symbol table or miss the lost members",
+                _ => "refuse it: `truncated or malformed archive`",
+            };
+            verdicts.push(verdict(RTS, false, unknown));
+            verdicts.push(verdict(BY_SYMBOL, false, wanted));
+            verdicts.push(verdict(BY_MEMBER, true, by_member));
         }
         _ => {
             verdicts.push(verdict(RTS, true, "fails while it loads the archive: `loadArchive: …`"));
@@ -121,6 +107,10 @@ fn by_table(report: &Report) -> Vec<Verdict> {
     if any(|what| matches!(what, What::SymbolTable { .. } | What::SymbolsAstray { .. })) {
         let how = "go by the symbol table and fail; `ranlib` makes it anew".to_owned();
         verdicts.push(Verdict { reader: BY_SYMBOL, fails: true, how });
+    }
+    if any(|what| matches!(what, What::ObjectCut { .. })) {
+        let how = "fail when they load the member; rebuild it".to_owned();
+        verdicts.push(Verdict { reader: "every reader", fails: true, how });
     }
     if any(|what| matches!(what, What::LongName { .. } | What::BsdName { .. })) {
         verdicts.push(Verdict { reader: RTS, fails: true, how: "fails at the name".to_owned() });

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::check::{Kind, Report};
 use super::fault::{Fault, What};
+use super::mend::Done;
+use super::salvage::Losses;
 use super::{nix, readers};
 
 /// A number of bytes or things with separators: `287,686,318`.
@@ -75,9 +77,20 @@ pub fn text(report: &Report) -> String {
         let mark = if verdict.fails { "fails" } else { "depends" };
         let _ = writeln!(text, "  {mark:<8} {}: {}", verdict.reader, verdict.how);
     }
+    if let Some(view) = &report.nix {
+        let _ = writeln!(text, "  nix      {}", view.text());
+        if view.hash_agrees() {
+            text.push_str(BUILT_SO);
+            return text;
+        }
+    }
     let _ = write!(text, "  mend     {}", mend_command(&report.path));
     text
 }
+
+const BUILT_SO: &str =
+    "           so it was cut when it was built, or stored like this: no repair will find anything wrong
+  mend     rebuild it: `nix build --repair INSTALLABLE`";
 
 /// One sentence about a fault.
 #[must_use]
@@ -139,6 +152,11 @@ pub fn fault_text(fault: &Fault, size: u64) -> String {
             grouped(*expected),
             grouped(*found)
         ),
+        What::ObjectCut { format, part, expected, found } => format!(
+            "{member} at position {at} was cut before it was archived: its {format} header names {part} up to {}, and it has {} bytes",
+            grouped(*expected),
+            grouped(*found)
+        ),
         What::OddField { field } => format!("{member} at position {at} has a {field} that is no number"),
     }
 }
@@ -182,26 +200,78 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
+/// Losses that are listed by name.
+const LISTED: usize = 20;
+
+/// What is lost for good, loudly.
+#[must_use]
+pub fn losses(losses: &Losses) -> String {
+    let list = |names: &[String]| {
+        let mut text = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        if names.len() > LISTED {
+            let _ = write!(text, " and {} more", grouped((names.len() - LISTED) as u64));
+        }
+        text
+    };
+    let mut text = format!(
+        "LOST: at least {} with {}",
+        count(losses.member_count, "member", "members"),
+        count(losses.symbols.len() as u64, "symbol", "symbols")
+    );
+    if !losses.members.is_empty() {
+        let _ = write!(text, "\n  members  {}", list(&losses.members));
+    }
+    if !losses.symbols.is_empty() {
+        let _ = write!(text, "\n  symbols  {}", list(&losses.symbols));
+    }
+    text
+}
+
+/// What a mend did, in words.
+#[must_use]
+pub fn mended(done: &Done) -> String {
+    let mut text = format!(
+        "mended     {}: {} bytes before, {} now, {} members, {} symbols\n  from     {}\n  sha256   {} before\n           {} now",
+        done.after.path.display(),
+        grouped(done.before.size),
+        grouped(done.after.size),
+        grouped(done.after.members),
+        grouped(done.after.symbols),
+        done.source,
+        done.before_hash,
+        done.after_hash,
+    );
+    if let Some(lost) = &done.losses {
+        let _ = write!(text, "\n{}", losses(lost));
+    }
+    for notice in &done.notices {
+        let _ = write!(text, "\n  note     {notice}");
+    }
+    text
+}
+
 /// The before/after table of a mend for the job's summary (Markdown).
 #[must_use]
-pub fn mend_summary(before: &Report, after: &Report, source: &str) -> String {
-    let wrong = before.faults.iter().find(|fault| !fault.what.is_harmless());
-    let wrong = wrong.map(|fault| fault_text(fault, before.size)).unwrap_or_default();
-    let row = |name: &str, report: &Report, state: &str| {
+pub fn mend_summary(done: &Done) -> String {
+    let wrong = done.before.faults.iter().find(|fault| !fault.what.is_harmless());
+    let wrong = wrong.map(|fault| fault_text(fault, done.before.size)).unwrap_or_default();
+    let row = |name: &str, report: &Report, state: &str, hash: &str| {
         format!(
-            "| {name} | {} | {} | {} | {} |\n",
+            "| {name} | {} | {} | {} | {} | `{hash}` |\n",
             grouped(report.size),
             grouped(report.members),
             grouped(report.symbols),
             cell(state)
         )
     };
+    let lost =
+        done.losses.as_ref().map(|lost| format!("**{}**\n\n", cell(&losses(lost)))).unwrap_or_default();
     format!(
-        "### Archive mended: `{}`\n\n| | Bytes | Members | Symbols | State |\n| --- | ---: | ---: | ---: | --- |\n{}{}\nSource: {}\n\n",
-        before.path.display(),
-        row("before", before, &wrong),
-        row("after", after, "sound"),
-        cell(source)
+        "### Archive mended: `{}`\n\n| | Bytes | Members | Symbols | State | SHA-256 |\n| --- | ---: | ---: | ---: | --- | --- |\n{}{}\n{lost}Source: {}\n\n",
+        done.before.path.display(),
+        row("before", &done.before, &wrong, &done.before_hash),
+        row("after", &done.after, "sound", &done.after_hash),
+        cell(&done.source)
     )
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, Outcome};
-use crate::workflow::{Diagnostic, Severity, check_action, check_workflow, snippet};
+use crate::config::Config;
+use crate::gitea::Registration;
+use crate::workflow::{Diagnostic, Severity, check_action, check_workflow_for, snippet};
 
 /// Say what is wrong with workflow files: a line for each finding.
 #[derive(Debug, clap::Args)]
@@ -19,6 +21,9 @@ pub(super) struct Args {
     /// Print one JSON object for each finding.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// The runner's configuration: a label that `runs-on` asks for and the runner does not have is an error.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// How findings are printed: plain lines, or workflow commands that annotate a run.
     #[arg(long, value_enum, default_value_t = Format::Plain)]
     format: Format,
@@ -36,6 +41,7 @@ Examples:
   sower check
   sower check .gitea/workflows/deploy.yaml --json
   sower check --format gitea    # in a step of a job
+  sower check --config /etc/sower/config.yaml    # labels too
 
 Exit code: 0 no errors, 1 errors, 2 a file could not be read or nothing was found.";
 
@@ -44,6 +50,7 @@ const FOLDERS: [&str; 2] = [".gitea/workflows", ".github/workflows"];
 
 pub(super) fn run(args: &Args) -> Outcome {
     let format = if args.json { Format::Json } else { args.format };
+    let served = args.config.as_deref().map(served_labels).transpose()?;
     let mut files = Vec::new();
     let mut unreadable = Vec::new();
     if args.paths.is_empty() {
@@ -76,7 +83,10 @@ pub(super) fn run(args: &Args) -> Outcome {
                 continue;
             }
         };
-        let found = if is_action(file) { check_action(&text, &name) } else { check_workflow(&text, &name) };
+        let found = match is_action(file) {
+            true => check_action(&text, &name),
+            false => check_workflow_for(&text, &name, served.as_deref()),
+        };
         errors += found.iter().filter(|found| found.severity == Severity::Error).count();
         let source = snippets.then(|| String::from_utf8_lossy(&text));
         for diagnostic in &found {
@@ -96,6 +106,24 @@ pub(super) fn run(args: &Args) -> Outcome {
         return Err(Failure::wrong_question(unreadable.join("\nsower: ")));
     }
     Ok(ExitCode::from(u8::from(errors > 0)))
+}
+
+/// The labels that a configuration gives the runner, or those that it was registered with.
+fn served_labels(path: &Path) -> Result<Vec<String>, Failure> {
+    let (config, _) = Config::read(path).map_err(Failure::wrong_question)?;
+    let mut labels: Vec<String> = config.runner.labels.iter().map(|label| label.name.clone()).collect();
+    if labels.is_empty()
+        && let Ok(registration) = Registration::read(&config.runner.file)
+    {
+        let name = |label: &String| label.split(':').next().unwrap_or_default().to_owned();
+        labels = registration.labels.iter().map(name).collect();
+    }
+    if labels.is_empty() {
+        let message =
+            format!("{}: there is no label in it, and the runner is not registered", path.display());
+        return Err(Failure::wrong_question(message));
+    }
+    Ok(labels)
 }
 
 /// What to do when the findings cannot be written: whoever closed the pipe has seen enough.

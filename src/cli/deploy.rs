@@ -218,6 +218,7 @@ fn request(args: &HelmArgs, access: Access) -> Request {
             plain_http: args.registry_plain_http,
             insecure: args.registry_insecure,
             token_url: None,
+            ..registry::Options::default()
         },
     }
 }

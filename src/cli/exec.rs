@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use indexmap::IndexMap;
 
-use crate::events::Conclusion;
 use crate::job::process::Control;
+use crate::job::spec::NativePolicy;
 use crate::job::tree::{self, Members};
 use crate::local::context::{self, Context, Event};
-use crate::local::plan::{self, Plan, Selection};
+use crate::local::plan::{self, Instance, Plan, Selection};
 use crate::local::schedule::{Ended, LEFTOVER_GRACE, Schedule};
+use crate::local::services;
 use crate::local::show::{self, Style};
+use crate::local::{graph, summary};
 use crate::workflow::snippet;
 
 use super::{Failure, Outcome};
@@ -32,9 +34,9 @@ pub(super) struct Args {
     /// Run this job and what it needs
     #[arg(short, long, value_name = "JOB")]
     job: Option<String>,
-    /// Name of the event
-    #[arg(long, value_name = "NAME", default_value = "push")]
-    event: String,
+    /// Name of the event [default: push]
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
     /// The event's payload
     #[arg(short = 'e', long, value_name = "EVENT.json")]
     eventpath: Option<PathBuf>,
@@ -68,13 +70,28 @@ pub(super) struct Args {
     /// How many jobs run at once [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Print what would run and leave
+    /// Use the built-in checkout, cache and artifact actions: where there is no Node.js, always, or never
+    #[arg(long, value_name = "auto|always|never", default_value = "auto")]
+    native: String,
+    /// Print what would run for this event and leave
     #[arg(long)]
     list: bool,
+    /// Print what would run for this event, and what waits for what, as a graph and leave
+    #[arg(long, conflicts_with = "list")]
+    graph: bool,
+    /// Ask no server for actions that are cached already
+    #[arg(long)]
+    offline: bool,
+    /// Fetch actions from another place: what their URL begins with, and what it is to begin with
+    #[arg(long, value_name = "URL=URL")]
+    mirror: Vec<String>,
     /// Print events as JSON, one object a line
     #[arg(long)]
     json: bool,
 }
+
+/// How much is kept of what `actions/cache` saves, in bytes.
+const QUOTA: u64 = 10 << 30;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -85,11 +102,13 @@ Examples:
 pub(super) fn run(args: Args) -> Outcome {
     let directory = std::env::current_dir().map_err(Failure::wrong_question)?;
     let event = Event {
-        name: args.event.clone(),
+        name: args.event.clone().unwrap_or_else(|| "push".to_owned()),
         file: args.eventpath.clone(),
         inputs: pairs(&args.input, '=', "--input")?,
+        offline: args.offline,
+        mirrors: pairs(&args.mirror, '=', "--mirror")?.into_iter().collect(),
     };
-    let context = Context::new(
+    let mut context = Context::new(
         &directory,
         &event,
         secrets(&args)?,
@@ -97,11 +116,24 @@ pub(super) fn run(args: Args) -> Outcome {
         merged(&args.env_file, &args.env, "--env")?,
     )
     .map_err(Failure::wrong_question)?;
+    context.native = match args.native.as_str() {
+        "auto" => NativePolicy::Auto,
+        "always" => NativePolicy::Always,
+        "never" => NativePolicy::Never,
+        other => {
+            return Err(Failure::wrong_question(format!("--native {other}: expected auto, always or never")));
+        }
+    };
     let mut matrix: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in pairs(&args.matrix, ':', "--matrix")? {
         matrix.entry(key).or_default().push(value);
     }
-    let selection = Selection { workflows: args.workflows.clone(), job: args.job.clone(), matrix };
+    let selection = Selection {
+        workflows: args.workflows.clone(),
+        job: args.job.clone(),
+        matrix,
+        any_event: args.event.is_none() && args.eventpath.is_none(),
+    };
     let plan = match Plan::new(&context, &selection) {
         Ok((plan, warnings)) => {
             for warning in &warnings {
@@ -121,6 +153,10 @@ pub(super) fn run(args: Args) -> Outcome {
     if args.list {
         return list(&plan, &context, &selection, args.json);
     }
+    if args.graph {
+        let _ = io::stdout().write_all(graph::draw(&plan, &context, &selection).as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
     check_labels(&plan, &context, &selection, &args.platform)?;
     execute(&args, &plan, &context, &selection)
 }
@@ -132,12 +168,16 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         control.cancel_on(signal).map_err(Failure::not_well)?;
     }
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let style = if args.json { Style::Json } else { Style::Text { colour, prefix: plan.jobs.len() > 1 } };
+    let style = if args.json { Style::Json } else { Style::Text { colour, prefix: several(plan) } };
     let work = tempfile::Builder::new().prefix("sower-exec-").tempdir().map_err(Failure::not_well)?;
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .map_or_else(|| work.path().join("cache"), |cache| cache.join("sower"));
+    // A job that uses no cache does not miss it, and one that does says so.
+    let services = services::start(&cache.join("store"), QUOTA, work.path())
+        .inspect_err(|error| eprintln!("No cache and no artifacts: {error}"))
+        .ok();
     let out: show::Shared = Arc::new(Mutex::new(Box::new(io::stdout())));
     let schedule = Schedule {
         plan,
@@ -147,6 +187,7 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         work: work.path(),
         action_cache: &cache.join("actions"),
         tool_cache: &cache.join("tools"),
+        services: services.as_ref(),
         control: &control,
         style,
     };
@@ -156,17 +197,31 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
     if !args.json {
         print_end(&ended, colour);
     }
-    let well = |ended: &Ended| {
-        ended.forgiven || matches!(ended.conclusion, Conclusion::Success | Conclusion::Skipped)
-    };
-    Ok(if ended.iter().all(well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if control.is_cancelled() {
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(if ended.iter().all(Ended::is_well) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether more than one job may print.
+fn several(plan: &Plan) -> bool {
+    plan.len() > 1
+        || plan
+            .instances
+            .iter()
+            .any(|instance| instance.jobs.iter().any(|id| instance.job(id).uses.is_some()))
 }
 
 fn print_end(ended: &[Ended], colour: bool) {
     let mut text = String::new();
     for job in ended {
         for (step, markdown) in &job.summaries {
-            text.push_str(&format!("\nSummary of {} / {step}\n{}\n", job.run.name, markdown.trim_end()));
+            let title = show::paint(colour, "1", &format!("Summary of {} / {step}", job.run.name));
+            let shown = match io::stdout().is_terminal() {
+                true => summary::render(markdown, colour),
+                false => markdown.clone(),
+            };
+            text.push_str(&format!("\n{title}\n{}\n", shown.trim_end()));
         }
     }
     let rows: Vec<_> = ended.iter().map(|job| (job.run.name.clone(), job.conclusion, job.millis)).collect();
@@ -177,21 +232,33 @@ fn print_end(ended: &[Ended], colour: bool) {
 
 fn list(plan: &Plan, context: &Context, selection: &Selection, json: bool) -> Outcome {
     let mut rows = vec![["WORKFLOW", "JOB", "NAME", "NEEDS", "RUNS ON"].map(str::to_owned)];
-    for (file, id) in &plan.jobs {
-        let job = plan.job(*file, id);
-        let needs: Vec<&str> = job.needs.iter().map(|need| need.value.as_str()).collect();
-        // A matrix that comes from what a needed job gives cannot be known yet.
-        let runs = plan.runs(context, selection, *file, id, &IndexMap::new()).unwrap_or_default();
-        for run in &runs {
-            let labels = plan.labels(context, run).unwrap_or_default();
-            rows.push([
-                plan.files[*file].name.clone(),
-                id.clone(),
-                run.name.clone(),
-                needs.join(", "),
-                labels.join(", "),
-            ]);
+    let mut open: Vec<Arc<Instance>> = plan.instances.iter().rev().cloned().collect();
+    while let Some(instance) = open.pop() {
+        let mut inner = Vec::new();
+        for id in &instance.jobs {
+            let job = instance.job(id);
+            let needs: Vec<&str> = job.needs.iter().map(|need| need.value.as_str()).collect();
+            // A matrix that comes from what a needed job gives cannot be known yet.
+            for run in instance.runs(context, selection, id, &IndexMap::new()).unwrap_or_default() {
+                let labels = match &job.uses {
+                    Some(uses) => vec![format!("calls {}", uses.value)],
+                    None => instance.labels(context, &run).unwrap_or_default(),
+                };
+                rows.push([
+                    instance.file.name.clone(),
+                    id.clone(),
+                    run.name.clone(),
+                    needs.join(", "),
+                    labels.join(", "),
+                ]);
+                // Nothing is fetched for a list.
+                let here = job.uses.as_ref().is_some_and(|uses| uses.value.starts_with("./"));
+                if here && let Some(called) = instance.outline(context, &run) {
+                    inner.push(Arc::new(called));
+                }
+            }
         }
+        open.extend(inner.into_iter().rev());
     }
     let mut text = String::new();
     if json {
@@ -233,9 +300,11 @@ fn check_labels(
         }
     }
     let mut asked: Vec<String> = Vec::new();
-    for (file, id) in &plan.jobs {
-        for run in plan.runs(context, selection, *file, id, &IndexMap::new()).unwrap_or_default() {
-            asked.extend(plan.labels(context, &run).unwrap_or_default());
+    for instance in &plan.instances {
+        for id in &instance.jobs {
+            for run in instance.runs(context, selection, id, &IndexMap::new()).unwrap_or_default() {
+                asked.extend(instance.labels(context, &run).unwrap_or_default());
+            }
         }
     }
     asked.sort();

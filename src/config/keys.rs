@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::section::{Findings, Section};
-use super::{Config, Error, Finding, Label, Level};
+use super::{Config, Error, Finding, Label, Level, Native};
 use crate::yaml::{self, Node};
 
 const LEVELS: [(&str, Level); 7] = [
@@ -16,6 +16,9 @@ const LEVELS: [(&str, Level); 7] = [
     ("error", Level::Error),
     ("fatal", Level::Error),
 ];
+
+const NATIVE: [(&str, Native); 3] =
+    [("auto", Native::Auto), ("always", Native::Always), ("never", Native::Never)];
 
 pub(super) fn read(path: &Path, text: &[u8]) -> Result<(Config, Vec<Finding>), Error> {
     let mut findings = Findings::new(path);
@@ -53,13 +56,18 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         s.number("port", &mut cache.port, 0, 65_535);
         s.optional_text("external_server", &mut cache.external_server);
         s.bool("offline_mode", &mut cache.offline_mode);
+        s.bytes("quota", &mut cache.quota, 0);
     });
     root.section("container", |s| container(s, &mut config.container));
     root.section("host", |s| {
         s.optional_path("workdir_parent", &mut config.host.workdir_parent);
         s.optional_path("home", &mut config.host.home);
     });
-    root.section("actions", |s| s.bool("embedded", &mut config.actions.embedded));
+    root.section("actions", |s| {
+        s.bool("embedded", &mut config.actions.embedded);
+        s.texts("mirrors", &mut config.actions.mirrors, |url| url.contains("://"));
+        s.word("native", &mut config.actions.native, &NATIVE);
+    });
     root.section("ghc", |s| {
         s.optional_text("heap", &mut config.ghc.heap);
         s.optional_text("allocation_area", &mut config.ghc.allocation_area);

@@ -148,11 +148,21 @@ pub struct Cache {
     pub external_server: Option<String>,
     /// Never fetch an action again that is there already.
     pub offline_mode: bool,
+    /// How much is kept of what jobs save, in bytes.
+    pub quota: u64,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { enabled: true, dir: None, host: None, port: 0, external_server: None, offline_mode: false }
+        Self {
+            enabled: true,
+            dir: None,
+            host: None,
+            port: 0,
+            external_server: None,
+            offline_mode: false,
+            quota: 10 << 30,
+        }
     }
 }
 
@@ -197,11 +207,27 @@ pub struct Host {
 pub struct Actions {
     /// Resolve `sower/…` in this program.
     pub embedded: bool,
+    /// Addresses that stand in for others: what the URL of an action begins with, and what it begins with instead.
+    pub mirrors: BTreeMap<String, String>,
+    /// When the built-in checkout, cache and artifact actions are used instead of the originals.
+    pub native: Native,
+}
+
+/// When built-in actions are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Native {
+    /// Where there is no node, or the original cannot be fetched, or refuses the server.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Default for Actions {
     fn default() -> Self {
-        Self { embedded: true }
+        Self { embedded: true, mirrors: BTreeMap::new(), native: Native::Auto }
     }
 }
 

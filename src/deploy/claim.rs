@@ -130,15 +130,19 @@ impl Claim {
 }
 
 /// Beside what else this program keeps: `SOWER_STATE_DIR`, else `/var/lib/sower` for root, else below the user's state.
-fn path(request: &Request) -> Option<PathBuf> {
+pub(super) fn state_directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let directory = set("SOWER_STATE_DIR")
         .or_else(|| rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib/sower")))
         .or_else(|| set("XDG_STATE_HOME").map(|dir| dir.join("sower")))
         .or_else(|| set("HOME").map(|dir| dir.join(".local/state/sower")))?;
+    Some(directory.join("deploy"))
+}
+
+fn path(request: &Request) -> Option<PathBuf> {
     let name = [request.access.identity.as_str(), &request.namespace, &request.release].join("\0");
     let name: String = Sha256::digest(name).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Some(directory.join("deploy").join(format!("{}-{name}", request.release)))
+    Some(state_directory()?.join(format!("{}-{name}", request.release)))
 }
 
 fn open(path: &std::path::Path) -> Option<File> {

@@ -1,6 +1,6 @@
 //! helm: found on PATH, asked for its version once, called.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
@@ -49,11 +49,18 @@ impl Helm {
             })?,
             Place::There(_) => PathBuf::from("helm"),
         };
-        let mut command = process::command(&path);
-        command.args(["version", "--short"]);
-        let answer = process::capture_at(&access.place, &mut command, process::text(1024))?;
-        let version = answer.stdout.trim().trim_start_matches('v');
-        let version = version.split('+').next().unwrap_or_default().to_owned();
+        let version = match known_before(&path) {
+            Some(version) => version,
+            None => {
+                let mut command = process::command(&path);
+                command.args(["version", "--short"]);
+                let answer = process::capture_at(&access.place, &mut command, process::text(1024))?;
+                let version = answer.stdout.trim().trim_start_matches('v');
+                let version = version.split('+').next().unwrap_or_default().to_owned();
+                remember(&path, &version);
+                version
+            }
+        };
         if !known(&version) {
             let version = if version.is_empty() { "of an unknown version".to_owned() } else { version };
             return Err(Error::HelmVersion { path, version });
@@ -187,6 +194,30 @@ fn add_release(command: &mut Command, request: &Request) {
         command.arg("--set-string").arg(value);
     }
     command.arg("--").arg(&request.release).arg(&request.chart);
+}
+
+/// What this very file was found to be before: asking costs a program start. Scripts may answer differently each time.
+fn known_before(path: &Path) -> Option<String> {
+    let note = std::fs::read_to_string(super::claim::state_directory()?.join("helm-version")).ok()?;
+    let (mark, version) = note.split_once('\n')?;
+    (mark == mark_of(path)? && known(version)).then(|| version.to_owned())
+}
+
+fn remember(path: &Path, version: &str) {
+    let (Some(directory), Some(mark)) = (super::claim::state_directory(), mark_of(path)) else { return };
+    // Only time is lost without it. Renamed into place, so that nobody reads half of it.
+    let Ok(mut file) = tempfile::NamedTempFile::new_in(&directory) else { return };
+    if std::io::Write::write_all(&mut file, format!("{mark}\n{version}").as_bytes()).is_ok() {
+        let _ = file.persist(directory.join("helm-version"));
+    }
+}
+
+/// Tells one file from another: path, size and time of change; none for what is no program of that size.
+fn mark_of(path: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    let size = metadata.len();
+    let modified = metadata.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos();
+    (size > 1 << 20).then(|| format!("{} {size} {modified}", path.display()))
 }
 
 fn known(version: &str) -> bool {

@@ -39,20 +39,26 @@ pub(super) fn look(helm: &Helm, kubectl: &Kubectl, request: &Request) -> Before 
         let history = scope.spawn(|| helm.history(request, request.history_max.max(10)));
         let rendered = scope.spawn(|| {
             let objects = template(helm, request);
+            // A chart that brings all that it needs costs no question.
+            let asks = request.checks
+                && objects
+                    .as_ref()
+                    .is_some_and(|objects| !missing(objects, &Keys::new(), &request.namespace).is_empty());
+            let keys = asks.then(|| scope.spawn(|| kubectl.keys()));
             let images = match &objects {
                 Some(objects) if request.checks => registry::look(objects, &request.registry, REGISTRY),
                 _ => registry::Looked::default(),
             };
-            (objects, images)
+            let keys = keys.and_then(|keys| keys.join().ok());
+            (objects, images, keys)
         });
-        let keys = scope.spawn(|| request.checks.then(|| kubectl.keys()));
         let objects = kubectl.workloads().unwrap_or_default();
-        let (rendered, images) = rendered.join().unwrap_or_default();
+        let (rendered, images, keys) = rendered.join().unwrap_or_default();
         let rendered = rendered.unwrap_or_default();
         let history = history.join().unwrap_or_else(|_| Ok(Vec::new()));
         let mut notes = images.notes;
         let mut problem = images.problem;
-        match keys.join().unwrap_or_default() {
+        match keys {
             Some(Ok(keys)) => {
                 let missing = missing(&rendered, &keys, &request.namespace);
                 if !missing.is_empty() {

@@ -75,9 +75,11 @@ impl Smoke {
             .build()
             .map_err(|source| Error::Process { program: "the HTTP client".to_owned(), source })?;
         let client = http::client(&http::Options {
+            no_proxy: false,
             insecure: self.insecure,
             timeout: Some(TRY),
             follow_redirects: self.host.is_none() && tunnel.is_none(),
+            ..http::Options::default()
         })
         .map_err(|error| Error::Argument(format!("--check-url: {error}")))?;
         let began = Instant::now();

@@ -15,6 +15,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Interval;
 use tracing::{error, info, warn};
 
+use super::caches::Caches;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
 use super::pause::Pause;
@@ -158,6 +159,7 @@ struct Daemon {
     /// The poller has been told to leave so that another one takes its place.
     renewing: bool,
     draining: bool,
+    caches: Caches,
 }
 
 impl Daemon {
@@ -175,6 +177,7 @@ impl Daemon {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             slots: Arc::new(Semaphore::new(options.config.runner.capacity as usize)),
             reporters: JoinSet::new(),
+            caches: Caches::start(&options.config, options.state.path()),
             stop_reporting: watch::Sender::new(false),
             stop_polling: watch::Sender::new(false),
             watchdog: notifier.interval().map(tokio::time::interval),
@@ -193,6 +196,7 @@ impl Daemon {
                 continue;
             }
             let task = dir.task();
+            self.caches.admit(&dir);
             let found = dir.may_start().and_then(|may_start| {
                 if may_start {
                     info!("task {task}: received by an earlier daemon, starting it");
@@ -400,6 +404,7 @@ impl Daemon {
             stop: self.stop_polling.subscribe(),
             pause: Pause::new(),
             room: self.room(),
+            state: self.options.state.clone(),
         }
     }
 
@@ -425,12 +430,16 @@ impl Daemon {
             runner: RunnerInfo { name: registration.name.clone(), labels: self.labels.clone() },
             uuid: &registration.uuid,
             host: &self.host,
+            cache: self.caches.url(),
         };
         let directory = self.options.state.job(number);
         let (spec, meta) = job_spec(task, &directory, &around);
         let token = spec.env.get("ACTIONS_RUNTIME_TOKEN").cloned().unwrap_or_default();
         match self.options.state.create(number, &meta, &spec, &token) {
-            Ok(dir) => Some(dir),
+            Ok(dir) => {
+                self.caches.admit(&dir);
+                Some(dir)
+            }
             Err(supervisor::Error::Present { path }) => {
                 error!("task {number}: {} is there already, so this task runs already", path.display());
                 None
@@ -476,7 +485,10 @@ impl Daemon {
 
     fn ended(&self, ended: Result<(JobDir, Outcome), JoinError>) {
         match ended {
-            Ok((dir, Outcome::Reported | Outcome::Lost)) => self.remove(dir),
+            Ok((dir, Outcome::Reported | Outcome::Lost)) => {
+                self.caches.revoke(&dir);
+                self.remove(dir);
+            }
             Ok((_, Outcome::Left)) => {}
             Err(failure) => error!("a report has failed: {failure}"),
         }

@@ -4,6 +4,7 @@
 //! `sower-wire`). Journals say what happened in a job; this room only carries it over.
 
 mod backoff;
+mod caches;
 mod client;
 mod daemon;
 mod error;

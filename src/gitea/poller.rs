@@ -14,6 +14,7 @@ use super::error::{Error, Meaning};
 use super::pause::Pause;
 use super::room::Room;
 use super::{Backoff, CAPABILITIES};
+use crate::supervisor::StateDir;
 
 /// A reply that is given up may hold a task that then nobody runs, so no question is shorter than this.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,8 +23,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The version of tasks that a server tells is not always told again when it should be; after this long it is
 /// asked to look in any case.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
-/// How often a full disk is looked at.
+/// How often a disk below `housekeeping.min_free` is looked at.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
+/// How often a state directory that cannot be written is looked at.
+const FULL_WAIT: Duration = Duration::from_secs(2);
 /// A server that does not know this runner is asked once more after this long.
 const CONFIRM_AFTER: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,8 @@ pub(super) struct Poller {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pause: Pause,
     pub(super) room: Room,
+    /// Where tasks are written down.
+    pub(super) state: StateDir,
 }
 
 impl Poller {
@@ -56,6 +61,7 @@ impl Poller {
         let mut version = 0;
         let mut looked = Instant::now();
         let mut confirming = false;
+        let mut full = false;
         let mut wait = Duration::ZERO;
         // One timer for all questions. Moving it further away costs nothing; a new one each time wakes the runtime.
         let patience = self.timeout.max(SHORTEST_TIMEOUT);
@@ -74,6 +80,17 @@ impl Poller {
             if !self.room.is_there() {
                 wait = WAIT_FOR_ROOM.max(self.interval);
                 continue;
+            }
+            match self.state.check_room() {
+                Err(problem) => {
+                    if !std::mem::replace(&mut full, true) {
+                        warn!("{problem}; taking no task until that is over");
+                    }
+                    wait = FULL_WAIT;
+                    continue;
+                }
+                Ok(()) if std::mem::take(&mut full) => info!("there is room again"),
+                Ok(()) => {}
             }
             if looked.elapsed() >= LOOK_ANYWAY {
                 version = 0;

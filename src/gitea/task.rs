@@ -10,9 +10,12 @@ use sower_wire::runner::{Result as WireResult, Task, TaskNeed};
 use sower_wire::{Struct, Value as WireValue, value};
 
 use super::client::Address;
-use crate::config::Config;
+use crate::cache::Grant;
+use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
-use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
+use crate::job::spec::{
+    ActionSources, JobSpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
+};
 use crate::supervisor::Meta;
 use crate::yaml;
 
@@ -31,6 +34,8 @@ pub struct Surroundings<'a> {
     pub uuid: &'a str,
     /// Name of this host.
     pub host: &'a str,
+    /// Where jobs find the cache server; `None` where there is none.
+    pub cache: Option<&'a str>,
 }
 
 /// Makes the job of a task; its directories lie in `directory` (or in `host.workdir_parent`).
@@ -70,6 +75,9 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     set("ACTIONS_RUNTIME_URL", format!("{address}/api/actions_pipeline/"));
     set("ACTIONS_RESULTS_URL", address.to_owned());
     set("ACTIONS_RUNTIME_TOKEN", runtime_token.clone());
+    if let Some(cache) = around.cache {
+        set("ACTIONS_CACHE_URL", format!("{}/", cache.trim_end_matches('/')));
+    }
     set("GITEA_ACTIONS", "true".to_owned());
     set("GITEA_ACTIONS_RUNNER_VERSION", crate::VERSION.to_owned());
     let claims = claims(&runtime_token);
@@ -97,6 +105,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         job_number: claim(claims.as_ref(), "JobID"),
         steps: steps(&workflow),
         work: work.clone(),
+        cache_refs: Grant::of_context(&github).reads,
     };
     let spec = JobSpec {
         inputs: inputs(&github),
@@ -121,9 +130,23 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             github_mirror: config.runner.github_mirror.clone(),
             embedded: config.actions.embedded,
             checkout_from: None,
+            offline: config.cache.offline_mode,
+            mirrors: config.actions.mirrors.clone(),
+            native: NativeActions {
+                policy: match config.actions.native {
+                    Native::Auto => NativePolicy::Auto,
+                    Native::Always => NativePolicy::Always,
+                    Native::Never => NativePolicy::Never,
+                },
+                insecure: config.runner.insecure,
+            },
         },
         head,
         timeout_seconds: config.runner.timeout.as_secs().max(1),
+        strategy: None,
+        nested: false,
+        calls: 0,
+        origin: None,
         patience: Patience {
             interrupt_millis: millis(config.runner.interrupt_grace),
             terminate_millis: millis(config.runner.terminate_grace),
@@ -254,8 +277,15 @@ mod tests {
         let address: Address = "http://gitea.internal:3000/git/".parse().unwrap();
         let runner = RunnerInfo { name: "haskelseed".to_owned(), labels: vec!["host".to_owned()] };
         let env = [("LEVEL".to_owned(), "runner".to_owned())].into();
-        let around =
-            Surroundings { config, step_env: &env, address: &address, runner, uuid: "u", host: "box" };
+        let around = Surroundings {
+            config,
+            step_env: &env,
+            address: &address,
+            runner,
+            uuid: "u",
+            host: "box",
+            cache: Some("http://127.0.0.1:1"),
+        };
         job_spec(task, Path::new("/state/jobs/1"), &around)
     }
 
@@ -286,6 +316,8 @@ mod tests {
             );
             assert_eq!(spec.env["ACTIONS_RESULTS_URL"], "http://gitea.internal:3000/git");
             assert_eq!(spec.env["ACTIONS_RUNTIME_TOKEN"], runtime_token);
+            assert_eq!(spec.env["ACTIONS_CACHE_URL"], "http://127.0.0.1:1/");
+            assert_eq!(meta.cache_refs, ["refs/heads/main"]);
             assert_eq!((spec.env["GITEA_ACTIONS"].as_str(), spec.env["LEVEL"].as_str()), ("true", "runner"));
             assert_eq!(spec.places.workspace, Path::new("/state/jobs/1/workspace"));
             assert_eq!(spec.timeout_seconds, 10_800);

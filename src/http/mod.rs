@@ -17,11 +17,21 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Follow redirects (at most 10). Clients that send credentials by hand decide for themselves.
     pub follow_redirects: bool,
+    /// Authorities to trust besides the system's.
+    pub ca: Vec<reqwest::Certificate>,
+    /// Ask directly, whatever proxy the environment names.
+    pub no_proxy: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { insecure: false, timeout: Some(Duration::from_secs(60)), follow_redirects: false }
+        Self {
+            insecure: false,
+            timeout: Some(Duration::from_secs(60)),
+            follow_redirects: false,
+            ca: Vec::new(),
+            no_proxy: false,
+        }
     }
 }
 
@@ -66,6 +76,12 @@ fn builder(options: &Options) -> reqwest::ClientBuilder {
     }
     if !options.follow_redirects {
         builder = builder.redirect(reqwest::redirect::Policy::none());
+    }
+    if !options.ca.is_empty() {
+        builder = builder.tls_certs_merge(options.ca.iter().cloned());
+    }
+    if options.no_proxy {
+        builder = builder.no_proxy();
     }
     if options.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);

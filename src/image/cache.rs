@@ -1,13 +1,24 @@
-//! What a layer became when it was compressed: diffID → digest and size, one small file per layer.
+//! What was learned from earlier pushes, one small file each.
 //!
-//! With it an unchanged layer is neither compressed nor sent again: a look at the registry is enough. A file that
-//! cannot be read counts as absent; a cache that cannot be written costs only time.
+//! - `layers`: what a plain layer became when it was compressed: diffID to digest and size. With it an unchanged layer is
+//!   neither compressed nor sent again: a look at the registry is enough.
+//! - `parts`: the shape of a group of store paths to its diffID, so that what Nix made under the same names need not be
+//!   read.
+//! - `sources`: a file, by its inode, length and times, to the image it became, so that a push again opens no archive.
+//! - `places`: digest to repositories that have it, from which other repositories of the registry can mount it.
+//!
+//! A file that cannot be read counts as absent; a cache that cannot be written costs only time.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use super::Digest;
+use serde::de::DeserializeOwned;
+
 use super::layer::Packed;
+use super::report::Layer as LayerReport;
+use super::{Digest, Repository};
 
 /// The cache directory, or none where no place for it is known.
 #[derive(Debug, Clone)]
@@ -21,8 +32,27 @@ struct Entry {
     size: u64,
 }
 
-/// Entries are about 100 bytes.
-const MAX_ENTRY: u64 = 4096;
+/// What an image became in a registry.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Remembered {
+    /// The configuration.
+    pub config: String,
+    /// The manifest.
+    pub manifest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// The layers, lowest first.
+    pub layers: Vec<LayerReport>,
+}
+
+/// The longest entry that is read, in bytes. An image of 100 layers takes about 60 KB.
+const MAX_ENTRY: u64 = 8 << 20;
+/// Above this number the oldest half of a kind's entries goes.
+const MAX_ENTRIES: usize = 4000;
+/// Repositories that are remembered for a blob.
+const MAX_PLACES: usize = 4;
+/// A file that changed so shortly before may change again without its times showing it.
+const SETTLED: Duration = Duration::from_secs(2);
 
 impl Cache {
     /// `$SOWER_CACHE_DIR`, else `$XDG_CACHE_HOME/sower`, else `~/.cache/sower`, else none.
@@ -32,7 +62,7 @@ impl Cache {
         let directory = set("SOWER_CACHE_DIR")
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("sower")))
             .or_else(|| set("HOME").map(|dir| dir.join(".cache/sower")));
-        Self { directory: directory.map(|dir| dir.join("layers")) }
+        Self { directory }
     }
 
     /// A cache that forgets.
@@ -41,34 +71,142 @@ impl Cache {
         Self { directory: None }
     }
 
-    /// What the layer with this diffID was compressed to, by this scheme (see [`super::gzip::SCHEME`]).
+    /// What the layer with this diffID was compressed to, by this scheme (see [`super::compress::Method::scheme`]).
     #[must_use]
     pub fn get(&self, diff_id: &Digest, scheme: &str) -> Option<Packed> {
-        let file = std::fs::File::open(self.path(diff_id, scheme)?).ok()?;
-        let entry: Entry = serde_json::from_reader(std::io::Read::take(file, MAX_ENTRY)).ok()?;
+        let entry: Entry = self.read("layers", &format!("{}.{scheme}", diff_id.hex()))?;
         Some(Packed { digest: entry.digest, size: entry.size })
     }
 
     /// Remembers it. Two pushes at once are no matter: each file is put in place whole.
     pub fn put(&self, diff_id: &Digest, scheme: &str, packed: &Packed) {
-        let Some(path) = self.path(diff_id, scheme) else { return };
-        let written = (|| {
-            let directory = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(directory)?;
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            let entry = Entry { digest: packed.digest.clone(), size: packed.size };
-            file.write_all(&serde_json::to_vec(&entry)?)?;
-            file.persist(&path)?;
-            Ok::<(), std::io::Error>(())
-        })();
-        if let Err(error) = written {
-            tracing::debug!(path = %path.display(), %error, "layer cache not written");
+        let entry = Entry { digest: packed.digest.clone(), size: packed.size };
+        self.write("layers", &format!("{}.{scheme}", diff_id.hex()), &entry);
+    }
+
+    /// The diffID of a group of store paths with this shape.
+    #[must_use]
+    pub fn part(&self, shape: &Digest) -> Option<Digest> {
+        self.read("parts", shape.hex())
+    }
+
+    /// Remembers it.
+    pub fn put_part(&self, shape: &Digest, diff_id: &Digest) {
+        self.write("parts", shape.hex(), diff_id);
+    }
+
+    /// What a source became.
+    #[must_use]
+    pub fn source(&self, key: &Digest) -> Option<Remembered> {
+        self.read("sources", key.hex())
+    }
+
+    /// Remembers it.
+    pub fn put_source(&self, key: &Digest, remembered: &Remembered) {
+        self.write("sources", key.hex(), remembered);
+    }
+
+    /// Other repositories of the same registry that have a blob.
+    #[must_use]
+    pub fn places(&self, digest: &Digest, repository: &Repository) -> Vec<String> {
+        let all: Vec<(String, String)> = self.read("places", digest.hex()).unwrap_or_default();
+        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
+        all.into_iter().filter(here).map(|(_, name)| name).collect()
+    }
+
+    /// Remembers that a repository has a blob.
+    pub fn put_place(&self, digest: &Digest, repository: &Repository) {
+        let mut all: Vec<(String, String)> = self.read("places", digest.hex()).unwrap_or_default();
+        let this = (repository.host.clone(), repository.name.clone());
+        if !all.contains(&this) {
+            all.insert(0, this);
+            all.truncate(MAX_PLACES);
+            self.write("places", digest.hex(), &all);
         }
     }
 
-    fn path(&self, diff_id: &Digest, scheme: &str) -> Option<PathBuf> {
-        Some(self.directory.as_ref()?.join(format!("{}.{scheme}", diff_id.hex())))
+    /// Repositories of the same registry from which blobs may be mounted.
+    #[must_use]
+    pub fn repositories(&self, repository: &Repository) -> Vec<String> {
+        let all: Vec<(String, String)> = self.read("places", "repositories").unwrap_or_default();
+        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
+        all.into_iter().filter(here).map(|(_, name)| name).take(MAX_PLACES).collect()
     }
+
+    /// Remembers that a repository was pushed to.
+    pub fn put_repository(&self, repository: &Repository) {
+        let mut all: Vec<(String, String)> = self.read("places", "repositories").unwrap_or_default();
+        let this = (repository.host.clone(), repository.name.clone());
+        if !all.contains(&this) {
+            all.insert(0, this);
+            all.truncate(4 * MAX_PLACES);
+            self.write("places", "repositories", &all);
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
+        let file = std::fs::File::open(self.directory.as_ref()?.join(kind).join(name)).ok()?;
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_ENTRY), &mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn write(&self, kind: &str, name: &str, value: &impl serde::Serialize) {
+        let Some(directory) = self.directory.as_ref().map(|directory| directory.join(kind)) else { return };
+        let written = (|| {
+            std::fs::create_dir_all(&directory)?;
+            let mut file = tempfile::NamedTempFile::new_in(&directory)?;
+            file.write_all(&serde_json::to_vec(value)?)?;
+            file.persist(directory.join(name))?;
+            Ok::<(), std::io::Error>(())
+        })();
+        if let Err(error) = written {
+            tracing::debug!(path = %directory.display(), %error, "cache not written");
+        }
+    }
+
+    /// Forgets the older half of what there is too much of.
+    pub fn trim(&self) {
+        let Some(directory) = &self.directory else { return };
+        for kind in ["layers", "parts", "sources", "places"] {
+            let Ok(entries) = std::fs::read_dir(directory.join(kind)) else { continue };
+            let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            if entries.len() <= MAX_ENTRIES {
+                continue;
+            }
+            let age = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+            entries.sort_by_cached_key(age);
+            for path in &entries[..entries.len() / 2] {
+                // Another push may be at it, too.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Names a file and what is to be made of it. `None` where its times do not tell one state from the next: it is no
+/// plain file, or has just changed.
+#[must_use]
+pub fn source_key(path: &Path, settings: &str) -> Option<Digest> {
+    let path = path.canonicalize().ok()?;
+    let metadata = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+    let changed = u64::try_from(metadata.ctime()).ok()?;
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed);
+    if changed + SETTLED > SystemTime::now() {
+        return None;
+    }
+    let facts = format!(
+        "{:?} {} {} {} {}.{} {}.{} {settings}",
+        path,
+        metadata.dev(),
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    );
+    Some(Digest::of(facts.as_bytes()))
 }
 
 #[cfg(test)]
@@ -78,7 +216,7 @@ mod tests {
     #[test]
     fn what_was_put_is_got_and_garbage_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(directory.path().join("layers")) };
+        let cache = Cache { directory: Some(directory.path().to_owned()) };
         let diff_id = Digest::of(b"plain");
         let packed = Packed { digest: Digest::of(b"packed"), size: 7 };
         assert_eq!(cache.get(&diff_id, "s"), None);
@@ -87,5 +225,28 @@ mod tests {
         assert_eq!(cache.get(&diff_id, "t"), None);
         std::fs::write(directory.path().join("layers").join(format!("{}.s", diff_id.hex())), "{").unwrap();
         assert_eq!(cache.get(&diff_id, "s"), None);
+    }
+
+    #[test]
+    fn a_blob_is_mounted_from_other_repositories_of_its_registry_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache { directory: Some(directory.path().to_owned()) };
+        let blob = Digest::of(b"x");
+        let at = |host: &str, name: &str| Repository { host: host.to_owned(), name: name.to_owned() };
+        for (host, name) in [("a", "one"), ("a", "two"), ("b", "one")] {
+            cache.put_place(&blob, &at(host, name));
+        }
+        assert_eq!(cache.places(&blob, &at("a", "one")), ["two"]);
+        assert_eq!(cache.places(&blob, &at("b", "three")), ["one"]);
+        assert_eq!(cache.places(&blob, &at("c", "three")), [""; 0]);
+    }
+
+    #[test]
+    fn a_file_that_has_just_changed_is_not_known_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.tar");
+        std::fs::write(&path, b"one").unwrap();
+        assert_eq!(source_key(&path, ""), None);
+        assert_eq!(source_key(directory.path(), ""), None);
     }
 }

@@ -22,6 +22,16 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
+    /// A source that can be read once was needed a second time.
+    #[error(
+        "{}: the connection to the registry broke in the middle of a layer, and this cannot be read again; nothing was \
+         tagged. Push again: layers that arrived are not sent again",
+        path.display()
+    )]
+    Interrupted {
+        /// The source.
+        path: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -72,6 +82,14 @@ pub enum Error {
         why: String,
         /// The HTTP status, 0 when the body was at fault.
         status: u16,
+    },
+    /// A node that an image was to be brought to.
+    #[error("{host}: {why}")]
+    Node {
+        /// As given.
+        host: String,
+        /// What it says, or why it cannot be reached.
+        why: String,
     },
     /// A list of tags that was not read to its end, or that cannot be put in order.
     #[error("{0}; nothing was deleted")]

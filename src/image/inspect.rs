@@ -1,7 +1,10 @@
 //! What an image is made of, from a source or from a registry.
 
+use super::cache::Cache;
+use super::compress::Method;
 use super::digest::Digest;
 use super::registry::Registry;
+use super::relayer;
 use super::source::{Image, Stored};
 use super::{Error, report};
 
@@ -16,6 +19,8 @@ pub struct Inspection {
     pub digest: Option<Digest>,
     /// The configuration's digest: the image's ID.
     pub config: Digest,
+    /// Made by splitting the source's one layer, as a push does.
+    pub split: bool,
     /// The layers, lowest first.
     pub layers: Vec<Layer>,
 }
@@ -23,7 +28,7 @@ pub struct Inspection {
 /// One layer.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Layer {
-    /// Digest as it is stored, where known.
+    /// Digest as it is stored, or as a push made it before, where known.
     pub digest: Option<Digest>,
     /// Digest of the plain tar, where known.
     pub diff_id: Option<Digest>,
@@ -31,25 +36,72 @@ pub struct Layer {
     pub size: u64,
     /// Whether a push compresses it.
     pub plain: bool,
+    /// Names in `/nix/store`.
+    pub paths: Vec<String>,
+    /// Whether a registry has it, where one was asked and the digest is known.
+    pub there: Option<bool>,
 }
 
+/// Widest bar of the picture, in characters.
+const BAR: u64 = 24;
+
 impl Inspection {
-    /// Describes a source.
-    #[must_use]
-    pub fn of_source(image: &Image) -> Self {
-        let layers = image.layers.iter().map(|layer| Layer {
-            digest: layer.digest.clone(),
-            diff_id: layer.diff_id.clone(),
-            size: layer.stored_size,
-            plain: layer.stored == Stored::Plain,
-        });
-        Self {
+    /// Describes a source, as a push would split it if `split`.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn of_source(image: &Image, cache: &Cache, split: bool) -> Result<Self, Error> {
+        let anatomy = match split && image.layers.len() == 1 {
+            true => image.anatomy()?.ok(),
+            false => None,
+        };
+        let known = |diff_id: Option<&Digest>| {
+            diff_id.and_then(|id| cache.get(id, Method::Gzip.scheme())).map(|packed| packed.digest)
+        };
+        let layers = match &anatomy {
+            None => {
+                let layers = image.layers.iter().map(|layer| Layer {
+                    digest: layer.digest.clone().or_else(|| known(layer.diff_id.as_ref())),
+                    diff_id: layer.diff_id.clone(),
+                    size: layer.stored_size,
+                    plain: layer.stored == Stored::Plain,
+                    paths: Vec::new(),
+                    there: None,
+                });
+                layers.collect()
+            }
+            Some(anatomy) => {
+                let parts = relayer::plan(anatomy, &image.config, relayer::MAX_LAYERS);
+                let layers = parts.into_iter().map(|part| {
+                    let diff_id = part.shape.as_ref().and_then(|shape| cache.part(shape));
+                    let digest = known(diff_id.as_ref());
+                    Layer { digest, diff_id, size: part.bytes, plain: true, paths: part.paths, there: None }
+                });
+                layers.collect()
+            }
+        };
+        Ok(Self {
             name: image.path().display().to_string(),
             kind: image.kind.to_owned(),
             digest: image.manifest.as_ref().map(|manifest| Digest::of(&manifest.bytes)),
             config: Digest::of(&image.config),
-            layers: layers.collect(),
+            split: anatomy.is_some(),
+            layers,
+        })
+    }
+
+    /// Asks a registry which layers it has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn compare(&mut self, registry: &Registry) -> Result<(), Error> {
+        for layer in &mut self.layers {
+            layer.there = Some(match &layer.digest {
+                Some(digest) => registry.has_blob(digest).await?,
+                None => false,
+            });
         }
+        Ok(())
     }
 
     /// Describes a tag of a registry.
@@ -78,22 +130,34 @@ impl Inspection {
         let (bytes, kind, digest) = read.ok_or_else(|| wrong("there is no such tag"))?;
         let document: Document =
             serde_json::from_slice(&bytes).map_err(|_| wrong(&format!("{kind} is no image manifest")))?;
-        let layers = document.layers.into_iter().map(|layer| Layer {
-            digest: Some(layer.digest),
-            diff_id: None,
-            size: layer.size,
-            plain: false,
+        // Who made the layers says in the history what is in them.
+        let config = registry.read_blob(&document.config.digest).await?;
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+        let history = config["history"].as_array().cloned().unwrap_or_default();
+        let mut comments = history.iter().filter(|entry| entry["empty_layer"] != true);
+        let mut diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
+        let layers = document.layers.into_iter().map(|layer| {
+            let comment = comments.next().and_then(|entry| entry["comment"].as_str());
+            Layer {
+                digest: Some(layer.digest),
+                diff_id: diff_ids.next().and_then(|id| Digest::parse(id.as_str()?)),
+                size: layer.size,
+                plain: false,
+                paths: comment.map(relayer::paths_in_comment).unwrap_or_default(),
+                there: None,
+            }
         });
         Ok(Self {
             kind,
             digest: Some(digest),
             config: document.config.digest,
+            split: false,
             layers: layers.collect(),
             name,
         })
     }
 
-    /// A table for people.
+    /// A picture for people: one line a layer, the lowest first, a bar as long as its share of the largest.
     #[must_use]
     pub fn table(&self) -> String {
         use std::fmt::Write as _;
@@ -102,13 +166,44 @@ impl Inspection {
             let _ = writeln!(text, "manifest {digest}");
         }
         let _ = writeln!(text, "config   {}", self.config);
+        let largest = self.layers.iter().map(|layer| layer.size).max().unwrap_or(0).max(1);
         for layer in &self.layers {
-            let digest = layer.digest.as_ref().or(layer.diff_id.as_ref()).map_or("?", Digest::as_str);
-            let plain = if layer.plain { "  plain" } else { "" };
-            let _ = writeln!(text, "layer    {digest}  {:>9}{plain}", report::bytes(layer.size));
+            let digest =
+                layer.digest.as_ref().or(layer.diff_id.as_ref()).map_or("not known yet", Digest::short);
+            let eighths = (u128::from(layer.size) * u128::from(BAR * 8) / u128::from(largest)) as u64;
+            let there = match layer.there {
+                None => "",
+                Some(true) => "  there",
+                Some(false) => "  to send",
+            };
+            let _ = writeln!(
+                text,
+                "{digest:<13}  {:>9}  {}{there:<9}  {}",
+                report::bytes(layer.size),
+                bar(eighths),
+                report::content(&layer.paths)
+            );
         }
-        let total = self.layers.iter().map(|layer| layer.size).sum();
-        let _ = writeln!(text, "{} layers, {}", self.layers.len(), report::bytes(total));
+        let total: u64 = self.layers.iter().map(|layer| layer.size).sum();
+        let plain = if self.layers.iter().any(|layer| layer.plain) { " before compression" } else { "" };
+        let _ = writeln!(text, "{} layers, {}{plain}", self.layers.len(), report::bytes(total));
+        if self.layers.iter().any(|layer| layer.there.is_some()) {
+            let missing = || self.layers.iter().filter(|layer| layer.there != Some(true));
+            let bytes = missing().map(|layer| layer.size).sum();
+            let _ = writeln!(text, "{} layers to send, {}{plain}", missing().count(), report::bytes(bytes));
+        }
         text
     }
+}
+
+fn bar(eighths: u64) -> String {
+    let full = usize::try_from(eighths / 8).unwrap_or(0);
+    let mut bar = "█".repeat(full);
+    bar.push_str(["▏", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][usize::try_from(eighths % 8).unwrap_or(0)]);
+    if eighths.is_multiple_of(8) && full > 0 {
+        bar.pop();
+    }
+    let width = bar.chars().count();
+    bar.push_str(&" ".repeat((BAR as usize + 1).saturating_sub(width)));
+    bar
 }

@@ -5,6 +5,7 @@
 //! that lies breaks the stream, and with it the upload.
 
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +13,10 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::compress::{Method, Pool};
 use super::digest::Hasher;
-use super::source::{Image, Layer, Stored};
-use super::{Digest, Error, gzip};
+use super::source::Stored;
+use super::{Digest, Error};
 
 /// Bytes read at once where nothing is compressed.
 const CHUNK: usize = 128 * 1024;
@@ -26,6 +28,15 @@ pub struct Packed {
     pub digest: Digest,
     /// Their number.
     pub size: u64,
+}
+
+/// A layer that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was sent.
+    pub packed: Packed,
+    /// Digest of the plain tar; none where stored bytes went as they are.
+    pub diff_id: Option<Digest>,
 }
 
 /// Why a layer's stream ended early.
@@ -43,45 +54,86 @@ type Chunk = io::Result<Vec<u8>>;
 #[derive(Debug)]
 pub struct Packing {
     receiver: Arc<Mutex<mpsc::Receiver<Chunk>>>,
-    outcome: oneshot::Receiver<Result<Packed, Broken>>,
+    outcome: oneshot::Receiver<Result<Outcome, Broken>>,
     read: Arc<AtomicU64>,
+}
+
+/// What is to be read, and what is known of it.
+pub struct Work {
+    /// The layer's bytes as they are stored.
+    pub reader: Box<dyn Read + Send>,
+    /// The source, for errors.
+    pub path: PathBuf,
+    /// How it is stored.
+    pub stored: Stored,
+    /// What the plain tar must hash to.
+    pub diff_id: Option<Digest>,
+    /// What the stored bytes must hash to.
+    pub digest: Option<Digest>,
+    /// What becomes of a plain tar.
+    pub method: Method,
+    /// Who does it.
+    pub pool: Arc<Pool>,
+    /// How many of the bytes to send the registry has already.
+    pub skip: u64,
+}
+
+/// What a layer is said to be.
+#[derive(Debug)]
+pub struct Expected {
+    /// The source, for errors.
+    pub path: PathBuf,
+    /// How it is stored.
+    pub stored: Stored,
+    /// What the plain tar must hash to.
+    pub diff_id: Option<Digest>,
+    /// What the stored bytes must hash to.
+    pub digest: Option<Digest>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Packing {
     /// Starts a thread that reads the layer.
     ///
     /// # Errors
-    /// When the source cannot be opened or no thread can be started.
-    pub fn start(image: &Image, layer: &Layer) -> Result<Self, Error> {
-        let source = image.read_layer(layer)?;
-        let path = image.path().to_owned();
-        let layer = layer.clone();
+    /// When no thread can be started.
+    pub fn start(mut work: Work) -> Result<Self, Error> {
         let (sender, receiver) = mpsc::channel(2);
         let (tell, outcome) = oneshot::channel();
         let read = Arc::new(AtomicU64::new(0));
-        let mut source = Counting { inner: source, read: Arc::clone(&read) };
-        let work = move || {
-            let result = pack(&mut source, &layer, &sender);
+        let path = work.path.clone();
+        let inner = std::mem::replace(&mut work.reader, Box::new(io::empty()));
+        let mut source = Counting { inner, read: Arc::clone(&read) };
+        let run = move || {
+            let result = pack(&mut source, &work, &sender);
             if let Err(Trouble::Source(_)) = &result {
                 // The request must break off: an end of stream here would look like a whole body.
                 let _ = sender.blocking_send(Err(io::Error::other("the source of the layer is damaged")));
             }
             // The position in a compressed source goes back before the next layer is opened.
             drop(source);
-            let _ = tell.send(result.map_err(|trouble| match trouble {
-                Trouble::Abandoned => Broken::Abandoned,
-                Trouble::Source(Reason::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    Broken::Source(Error::lie(&path, "a layer is cut: the source ends in the middle of it"))
-                }
-                Trouble::Source(Reason::Io(error)) => Broken::Source(Error::io(&path, error)),
-                Trouble::Source(Reason::Lie(what)) => Broken::Source(Error::lie(&path, what)),
-            }));
+            let _ = tell.send(result.map_err(|trouble| trouble.at(&work.path)));
         };
         std::thread::Builder::new()
             .name("layer".to_owned())
-            .spawn(work)
-            .map_err(|error| Error::io(image.path(), error))?;
+            .spawn(run)
+            .map_err(|error| Error::io(&path, error))?;
         Ok(Self { receiver: Arc::new(Mutex::new(receiver)), outcome, read })
+    }
+
+    /// A layer whose chunks come from a thread that somebody else runs, with [`Feed::run`].
+    #[must_use]
+    pub fn fed() -> (Self, Feed) {
+        let (sender, receiver) = mpsc::channel(2);
+        let (tell, outcome) = oneshot::channel();
+        let read = Arc::new(AtomicU64::new(0));
+        let feed = Feed { sender, tell, read: Arc::clone(&read) };
+        (Self { receiver: Arc::new(Mutex::new(receiver)), outcome, read }, feed)
     }
 
     /// The chunks, for a request's body.
@@ -100,7 +152,7 @@ impl Packing {
     ///
     /// # Errors
     /// [`Broken::Source`] when the source is at fault, [`Broken::Abandoned`] when chunks were left over.
-    pub async fn outcome(self) -> Result<Packed, Broken> {
+    pub async fn outcome(self) -> Result<Outcome, Broken> {
         {
             let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
             receiver.close();
@@ -138,19 +190,64 @@ impl From<io::Error> for Trouble {
     }
 }
 
-fn pack(source: &mut impl Read, layer: &Layer, sender: &mpsc::Sender<Chunk>) -> Result<Packed, Trouble> {
+impl Trouble {
+    fn at(self, path: &Path) -> Broken {
+        match self {
+            Self::Abandoned => Broken::Abandoned,
+            Self::Source(Reason::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Broken::Source(Error::lie(path, "a layer is cut: the source ends in the middle of it"))
+            }
+            Self::Source(Reason::Io(error)) => Broken::Source(Error::io(path, error)),
+            Self::Source(Reason::Lie(what)) => Broken::Source(Error::lie(path, what)),
+        }
+    }
+}
+
+/// The other end of a [`Packing`] whose layer somebody else reads.
+#[derive(Debug)]
+pub struct Feed {
+    sender: mpsc::Sender<Chunk>,
+    tell: oneshot::Sender<Result<Outcome, Broken>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Feed {
+    /// Reads the layer on this thread. True when all of it was read and taken.
+    pub fn run(self, reader: &mut dyn Read, work: &Work) -> bool {
+        let mut source = Counting { inner: reader, read: self.read };
+        let result = pack(&mut source, work, &self.sender);
+        if let Err(Trouble::Source(_)) = &result {
+            let _ = self.sender.blocking_send(Err(io::Error::other("the source of the layer is damaged")));
+        }
+        let well = result.is_ok();
+        drop(self.sender);
+        let _ = self.tell.send(result.map_err(|trouble| trouble.at(&work.path)));
+        well
+    }
+}
+
+fn pack(source: &mut impl Read, work: &Work, sender: &mpsc::Sender<Chunk>) -> Result<Outcome, Trouble> {
     let mut plain = Hasher::default();
     let mut packed = Hasher::default();
     let mut gone = false;
-    let diff_id = match layer.stored {
+    let mut skip = work.skip;
+    let mut send = |mut piece: Vec<u8>| {
+        let known = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+        skip -= known as u64;
+        if known > 0 {
+            piece.drain(..known);
+        }
+        piece.is_empty() || sender.blocking_send(Ok(piece)).is_ok()
+    };
+    let diff_id = match work.stored {
         Stored::Plain => {
-            gzip::compress(
+            work.pool.compress(
+                work.method,
                 source,
-                gzip::workers(),
                 |block| plain.update(block),
                 |piece| {
                     packed.update(&piece);
-                    gone = sender.blocking_send(Ok(piece)).is_err();
+                    gone = !send(piece);
                     !gone
                 },
             )?;
@@ -158,12 +255,14 @@ fn pack(source: &mut impl Read, layer: &Layer, sender: &mpsc::Sender<Chunk>) -> 
         }
         Stored::Gzip => {
             let mut unpacked = flate2::write::MultiGzDecoder::new(plain);
-            pass(source, &mut packed, sender, &mut gone, |chunk| io::Write::write_all(&mut unpacked, chunk))?;
+            pass(source, &mut packed, &mut send, &mut gone, |chunk| {
+                io::Write::write_all(&mut unpacked, chunk)
+            })?;
             // An abandoned layer is cut here, which is no fault of the source.
             if gone { None } else { Some(unpacked.finish().map_err(damaged)?.finish()) }
         }
         Stored::AsIs => {
-            pass(source, &mut packed, sender, &mut gone, |_| Ok(()))?;
+            pass(source, &mut packed, &mut send, &mut gone, |_| Ok(()))?;
             None
         }
     };
@@ -171,19 +270,59 @@ fn pack(source: &mut impl Read, layer: &Layer, sender: &mpsc::Sender<Chunk>) -> 
         return Err(Trouble::Abandoned);
     }
     let packed = Packed { size: packed.length(), digest: packed.finish() };
-    if let (Some(is), Some(said)) = (&diff_id, &layer.diff_id)
+    if let (Some(is), Some(said)) = (&diff_id, &work.diff_id)
         && is != said
     {
         return Err(lie(format!(
             "a layer hashes to {is}, the configuration says {said}: one of them is damaged"
         )));
     }
-    if let Some(said) = &layer.digest
+    if let Some(said) = &work.digest
         && packed.digest != *said
     {
         return Err(lie(format!("a layer hashes to {}, its name is {said}: it is damaged", packed.digest)));
     }
-    Ok(packed)
+    Ok(Outcome { packed, diff_id })
+}
+
+/// Reads a layer and sends it nowhere: what it would become is known already, and whether it is what it is said to
+/// be is to be seen.
+///
+/// # Errors
+/// [`Broken::Source`] when it is not, or cannot be read.
+pub fn check(reader: &mut dyn Read, expected: &Expected) -> Result<(), Broken> {
+    let mut run = || -> Result<(), Trouble> {
+        let mut plain = Hasher::default();
+        let mut stored = Hasher::default();
+        let no = &mut false;
+        let diff_id = match expected.stored {
+            Stored::Plain => {
+                pass(reader, &mut plain, &mut |_| true, no, |_| Ok(()))?;
+                Some(plain.finish())
+            }
+            Stored::Gzip => {
+                let mut unpacked = flate2::write::MultiGzDecoder::new(plain);
+                let unpack = |chunk: &[u8]| io::Write::write_all(&mut unpacked, chunk);
+                pass(reader, &mut stored, &mut |_| true, no, unpack)?;
+                Some(unpacked.finish().map_err(damaged)?.finish())
+            }
+            Stored::AsIs => {
+                pass(reader, &mut stored, &mut |_| true, no, |_| Ok(()))?;
+                None
+            }
+        };
+        let digest = (expected.stored != Stored::Plain).then(|| stored.finish());
+        for (is, said) in [(diff_id, &expected.diff_id), (digest, &expected.digest)] {
+            if let (Some(is), Some(said)) = (is, said)
+                && is != *said
+            {
+                let what = format!("a layer hashes to {is}, it is said to be {said}: one of them is damaged");
+                return Err(lie(what));
+            }
+        }
+        Ok(())
+    };
+    run().map_err(|trouble| trouble.at(&expected.path))
 }
 
 fn lie(what: String) -> Trouble {
@@ -196,9 +335,9 @@ fn damaged(error: io::Error) -> Trouble {
 
 /// Hands the bytes on as they are.
 fn pass(
-    source: &mut impl Read,
+    source: &mut (impl Read + ?Sized),
     packed: &mut Hasher,
-    sender: &mpsc::Sender<Chunk>,
+    send: &mut impl FnMut(Vec<u8>) -> bool,
     gone: &mut bool,
     mut seen: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Trouble> {
@@ -210,7 +349,7 @@ fn pass(
         }
         packed.update(&chunk);
         seen(&chunk).map_err(damaged)?;
-        if sender.blocking_send(Ok(chunk)).is_err() {
+        if !send(chunk) {
             *gone = true;
             return Ok(());
         }
@@ -218,12 +357,12 @@ fn pass(
 }
 
 /// Counts what is read, for a progress bar.
-struct Counting {
-    inner: Box<dyn Read + Send>,
+struct Counting<R> {
+    inner: R,
     read: Arc<AtomicU64>,
 }
 
-impl Read for Counting {
+impl<R: Read> Read for Counting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.read.fetch_add(count as u64, Ordering::Relaxed);

@@ -26,7 +26,7 @@ pub struct Push {
 }
 
 /// What became of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// The registry had it.
@@ -53,7 +53,7 @@ impl State {
 }
 
 /// A layer of a push.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Layer {
     /// Digest of the plain tar.
     pub diff_id: Option<Digest>,
@@ -67,6 +67,20 @@ pub struct Layer {
     pub state: State,
     /// Wall time.
     pub seconds: f64,
+    /// Names in `/nix/store`, where the layer was made of store paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// A store path's name without its hash; of several, their number, too.
+#[must_use]
+pub fn content(paths: &[String]) -> String {
+    let name = |path: &String| path.get(33..).unwrap_or(path).to_owned();
+    match paths {
+        [] => String::new(),
+        [one] => name(one),
+        [one, more @ ..] => format!("{} and {} more", name(one), more.len()),
+    }
 }
 
 impl Layer {
@@ -87,6 +101,9 @@ impl Layer {
         if self.state == State::Sent {
             let _ = write!(line, "  {:.1} s", self.seconds);
         }
+        if !self.paths.is_empty() {
+            let _ = write!(line, "  {}", content(&self.paths));
+        }
         line
     }
 }
@@ -100,12 +117,13 @@ impl Push {
         format!("{digest} {size} {}:{}", self.repository, self.tags.join(","))
     }
 
-    /// What goes to `GITHUB_OUTPUT`: `digest`, `size`, `uploaded`.
+    /// What goes to `GITHUB_OUTPUT`: `digest`, `size`, `uploaded`, `tag`.
     #[must_use]
     pub fn outputs(&self) -> String {
         let digest = self.digest.as_ref().map_or("", Digest::as_str);
         let size = self.size.map_or(String::new(), |size| size.to_string());
-        format!("digest={digest}\nsize={size}\nuploaded={}\n", self.uploaded)
+        let tag = self.tags.first().map_or("", String::as_str);
+        format!("digest={digest}\nsize={size}\nuploaded={}\ntag={tag}\n", self.uploaded)
     }
 
     /// What goes to `GITHUB_STEP_SUMMARY`: Markdown.
@@ -115,25 +133,34 @@ impl Push {
         if let Some(digest) = &self.digest {
             let _ = writeln!(text, "Digest `{digest}`\n");
         }
-        text.push_str("| Layer | | Size | In the source | Seconds |\n| --- | --- | ---: | ---: | ---: |\n");
+        let sent = self.layers.iter().filter(|layer| layer.state == State::Sent).count();
+        let _ = writeln!(
+            text,
+            "| Layers | Sent | Skipped | Bytes sent | Of | Seconds |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n\
+             | {} | {sent} | {} | {} | {} | {:.1} |\n",
+            self.layers.len(),
+            self.layers.len() - sent,
+            bytes(self.uploaded),
+            self.size.map_or("?".to_owned(), bytes),
+            self.seconds
+        );
+        text.push_str("<details><summary>Each layer</summary>\n\n");
+        text.push_str(
+            "| Layer | | Size | In the source | Seconds | |\n| --- | --- | ---: | ---: | ---: | --- |\n",
+        );
         for layer in &self.layers {
             let name = layer.digest.as_ref().or(layer.diff_id.as_ref()).map_or("?", Digest::short);
             let size = layer.size.map_or("?".to_owned(), bytes);
             let _ = writeln!(
                 text,
-                "| `{name}` | {} | {size} | {} | {:.1} |",
+                "| `{name}` | {} | {size} | {} | {:.1} | {} |",
                 layer.state.word(),
                 bytes(layer.stored_size),
-                layer.seconds
+                layer.seconds,
+                content(&layer.paths)
             );
         }
-        let _ = writeln!(
-            text,
-            "\n{} sent of {}, {:.1} s.\n",
-            bytes(self.uploaded),
-            self.size.map_or("?".to_owned(), bytes),
-            self.seconds
-        );
+        text.push_str("\n</details>\n\n");
         text
     }
 }

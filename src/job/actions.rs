@@ -2,36 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use indexmap::IndexMap;
-
 use crate::events::Conclusion;
-use crate::workflow::{Action, Condition, Object, Runs, Status, Step, Template, parse_action};
+use crate::workflow::{Action, Object, Runs, Status, Step, Template, parse_action};
 
 use super::embedded;
-use super::environment::{self, input_variable};
-use super::executor::{Executor, step_id};
+use super::executor::{Executor, step_id, step_names};
+use super::native::Native;
+use super::phases::{Phases, Runtime};
 use super::scope::{ActionPlace, Frame};
-use super::shell;
-use super::source::{self, Git, Uses};
-use super::steps::{Handed, Problem, Task};
+use super::source::{self, Fetched, Git, RepositoryAction, Uses};
+use super::steps::{Handed, Problem};
 
 /// Actions in actions in actions: GitHub's limit.
-const MAX_NESTING: usize = 10;
-
-/// What an action has to do when all steps are over.
-#[derive(Debug)]
-pub(super) struct Post {
-    /// What the log calls it.
-    title: String,
-    script: PathBuf,
-    condition: Condition,
-    action: ActionPlace,
-    env: Vec<(String, String)>,
-    state: Vec<(String, String)>,
-}
+pub(super) const MAX_NESTING: usize = 10;
 
 /// A step that uses an action, as far as its parts have to know.
 #[derive(Clone, Copy)]
@@ -46,16 +32,6 @@ pub(super) struct Use<'u> {
     pub(super) index: Option<usize>,
     /// When it has to be over.
     pub(super) deadline: Option<Instant>,
-}
-
-impl Use<'_> {
-    /// An input as the step gives it; empty when it does not.
-    pub(super) fn input(&self, name: &str) -> &str {
-        self.with
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map_or("", |(_, value)| value.trim())
-    }
 }
 
 impl Executor<'_> {
@@ -104,18 +80,22 @@ impl Executor<'_> {
                 self.run_action(&action, place, &used, frame)
             }
             Uses::Repository(wanted) => {
-                let own = wanted.name.eq_ignore_ascii_case("actions/checkout");
-                if own && let Some(handed) = self.checkout_without_fetching(&used)? {
+                let native = Native::of(&wanted);
+                if let Some(native) = native
+                    && let Some(handed) = self.native_first(native, &used, frame)?
+                {
                     return Ok(handed);
                 }
-                let git = self.git(&self.search_path(&[&self.env, &frame.env, env]));
-                let fetched = match source::fetch(&wanted, &self.spec.places.action_cache, &git) {
+                let path = self.search_path(&[&self.env, &frame.env, env]);
+                let fetched = match self.fetch_action(&wanted, &path) {
                     Ok(fetched) => fetched,
-                    Err(error) if own => {
-                        self.log.text(&format!("{error}; the built-in checkout is used instead"))?;
-                        return self.checkout_with_git(&used);
-                    }
-                    Err(error) => return Err(Problem::Step(error.to_string())),
+                    Err(error) => match native.filter(|_| self.native_allowed()) {
+                        Some(native) => {
+                            self.log.text(&format!("{error}; the built-in action is used instead"))?;
+                            return self.run_native(native, &used, frame);
+                        }
+                        None => return Err(Problem::Step(error.to_string())),
+                    },
                 };
                 let how = if fetched.cached { "cached" } else { "fetched" };
                 self.log.text(&format!("{} is commit {} ({how})", used.uses, fetched.commit))?;
@@ -129,6 +109,23 @@ impl Executor<'_> {
                 self.run_action(&action, place, &used, frame)
             }
         }
+    }
+
+    /// An action's repository at the commit that its reference named when this job first asked.
+    pub(super) fn fetch_action(
+        &mut self,
+        wanted: &RepositoryAction,
+        path: &str,
+    ) -> Result<Fetched, source::Error> {
+        let key = (wanted.url.clone(), wanted.reference.clone());
+        if let Some(fetched) = self.prepared.fetched.get(&key) {
+            return Ok(fetched.clone());
+        }
+        let git = self.git(path);
+        let places = &self.spec.places;
+        let fetched = source::fetch(wanted, &places.action_cache, &git, self.spec.actions.offline)?;
+        self.prepared.fetched.insert(key, fetched.clone());
+        Ok(fetched)
     }
 
     /// Git with the job's token for the own instance.
@@ -150,7 +147,7 @@ impl Executor<'_> {
         self.log.text("::endgroup::")
     }
 
-    fn load(&self, directory: &Path) -> Result<Action, Problem> {
+    pub(super) fn load(&self, directory: &Path) -> Result<Action, Problem> {
         for name in ["action.yml", "action.yaml"] {
             let file = directory.join(name);
             match fs::read(&file) {
@@ -168,7 +165,7 @@ impl Executor<'_> {
         )))
     }
 
-    fn parse(&self, text: &[u8], file: &str) -> Result<Action, Problem> {
+    pub(super) fn parse(&self, text: &[u8], file: &str) -> Result<Action, Problem> {
         parse_action(text, file).map_err(|problems| {
             let lines: Vec<String> = problems.iter().take(10).map(ToString::to_string).collect();
             Problem::Step(lines.join("\n"))
@@ -176,29 +173,78 @@ impl Executor<'_> {
     }
 
     /// The inputs of an action: what the step gives, over the defaults.
-    fn inputs(&mut self, action: &Action, used: &Use<'_>, frame: &Frame) -> Result<Object, Problem> {
+    pub(super) fn inputs(
+        &self,
+        action: &Action,
+        with: &[(String, String)],
+        frame: &Frame,
+        env: &[(String, String)],
+    ) -> Result<Object, Problem> {
+        let given = |wanted: &str| with.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
         let mut inputs = Object::new();
+        // Defaults see what was given; a default of a default sees those before it.
         for input in &action.inputs {
+            if let Some((_, value)) = given(&input.name) {
+                inputs.insert(input.name.as_str(), value.as_str());
+            }
+        }
+        for input in &action.inputs {
+            if given(&input.name).is_some() {
+                continue;
+            }
+            let seen = Frame {
+                inputs: inputs.clone().into(),
+                action: frame.action.clone(),
+                steps: frame.steps.clone(),
+                status: frame.status,
+                ..Frame::default()
+            };
             let default =
-                input.default.as_ref().map(|template| self.render(template, frame, used.env)).transpose()?;
+                input.default.as_ref().map(|template| self.render(template, &seen, env)).transpose()?;
             inputs.insert(input.name.as_str(), default.unwrap_or_default());
-            let given = used.with.iter().any(|(name, _)| name.eq_ignore_ascii_case(&input.name));
-            if given && let Some(message) = &input.deprecation {
-                self.log.warning(&format!("Input {:?} is deprecated: {message}", input.name))?;
+        }
+        // In the order in which the action declares them.
+        let mut ordered: Object = action
+            .inputs
+            .iter()
+            .map(|input| (input.name.as_str(), inputs.get(&input.name).cloned().unwrap_or_default()))
+            .collect();
+        for (name, value) in with {
+            ordered.insert(name.as_str(), value.as_str());
+        }
+        Ok(ordered)
+    }
+
+    /// Says which inputs are old and which the action does not know.
+    fn judge_inputs(&mut self, action: &Action, used: &Use<'_>) -> io::Result<()> {
+        for (name, _) in used.with {
+            match action.inputs.iter().find(|input| input.name.eq_ignore_ascii_case(name)) {
+                Some(input) => {
+                    if let Some(message) = &input.deprecation {
+                        self.log.warning(&format!("Input {:?} is deprecated: {message}", input.name))?;
+                    }
+                }
+                None if matches!(action.runs, Runs::Docker { .. }) => {}
+                None => {
+                    let known: Vec<&str> = action.inputs.iter().map(|input| input.name.as_str()).collect();
+                    self.log.warning(&format!(
+                        "Unexpected input {name:?}; {} takes: {}",
+                        used.uses,
+                        known.join(", ")
+                    ))?;
+                }
             }
         }
-        for (name, value) in used.with {
-            if inputs.get(name).is_none() && !matches!(action.runs, Runs::Docker { .. }) {
-                let known: Vec<&str> = action.inputs.iter().map(|input| input.name.as_str()).collect();
-                self.log.warning(&format!(
-                    "Unexpected input {name:?}; {} takes: {}",
-                    used.uses,
-                    known.join(", ")
-                ))?;
-            }
-            inputs.insert(name.as_str(), value.as_str());
+        let missing = |input: &&crate::workflow::Input| {
+            input.required
+                && input.default.is_none()
+                && !used.with.iter().any(|(name, _)| name.eq_ignore_ascii_case(&input.name))
+        };
+        for input in action.inputs.iter().filter(missing) {
+            self.log
+                .warning(&format!("Input {:?} is required by {} and not given", input.name, used.uses))?;
         }
-        Ok(inputs)
+        Ok(())
     }
 
     fn run_action(
@@ -208,17 +254,19 @@ impl Executor<'_> {
         used: &Use<'_>,
         frame: &Frame,
     ) -> Result<Handed, Problem> {
-        let inputs = self.inputs(action, used, frame)?;
+        self.judge_inputs(action, used)?;
+        let inputs = self.inputs(action, used.with, frame, used.env)?;
         match &action.runs {
             Runs::Composite { steps } => self.run_composite(action, steps, inputs, place, used, frame),
             Runs::Node { main, pre, post, pre_if, post_if, .. } => {
-                let phases = Phases { main, pre: pre.as_deref(), post: post.as_deref(), pre_if, post_if };
-                self.run_node(&phases, &inputs, place, used, frame)
+                let phases = Phases { runtime: Runtime::Node, main, pre, post, pre_if, post_if };
+                self.run_main(&phases, &inputs, place, used, frame)
+            }
+            Runs::Go { main, pre, post, pre_if, post_if } => {
+                let phases = Phases { runtime: Runtime::Go, main, pre, post, pre_if, post_if };
+                self.run_main(&phases, &inputs, place, used, frame)
             }
             Runs::Docker { .. } => Err(no_engine(used.uses)),
-            Runs::Go { .. } => {
-                Err(Problem::Step(format!("{}: actions written in Go are not supported", used.uses)))
-            }
         }
     }
 
@@ -238,11 +286,13 @@ impl Executor<'_> {
             depth: frame.depth + 1,
             deadline: used.deadline,
             index: used.index,
+            path: frame.place(),
             ..Frame::default()
         };
         let mut cancelled = false;
-        for (index, step) in steps.iter().enumerate() {
+        for ((index, step), name) in steps.iter().enumerate().zip(step_names(steps)) {
             self.notice_cancel()?;
+            inner.begin(index, &name);
             let result = self.step(step, &mut inner, None)?;
             match result.conclusion {
                 Conclusion::Failure => inner.status = Status::Failure,
@@ -264,131 +314,8 @@ impl Executor<'_> {
         });
         Ok(handed)
     }
-
-    fn run_node(
-        &mut self,
-        phases: &Phases<'_>,
-        inputs: &Object,
-        place: ActionPlace,
-        used: &Use<'_>,
-        frame: &Frame,
-    ) -> Result<Handed, Problem> {
-        let mut own: Vec<(String, String)> = frame.env.iter().chain(used.env).cloned().collect();
-        own.extend(inputs.iter().map(|(name, value)| (input_variable(name), value.to_text())));
-        let mut state = Vec::new();
-        if let Some(pre) = phases.pre
-            && self.holds(phases.pre_if.as_ref(), frame)?
-        {
-            let handed = self.node(&place.directory.join(pre), &place, &own, used.deadline, used.index)?;
-            state = handed.state;
-            if handed.conclusion != Some(Conclusion::Success) {
-                return Ok(Handed { conclusion: handed.conclusion, ..Handed::default() });
-            }
-        }
-        let mut env = own.clone();
-        env.extend(state_variables(&state));
-        let main = self.node(&place.directory.join(phases.main), &place, &env, used.deadline, used.index);
-        if let Some(post) = phases.post {
-            state.extend(main.as_ref().map(|handed| handed.state.clone()).unwrap_or_default());
-            self.posts.push(Post {
-                title: format!("Post {}", used.uses),
-                script: place.directory.join(post),
-                condition: phases.post_if.clone().unwrap_or_else(Condition::always),
-                action: place,
-                env: own,
-                state,
-            });
-        }
-        main
-    }
-
-    fn holds(&self, condition: Option<&Condition>, frame: &Frame) -> Result<bool, Problem> {
-        let Some(condition) = condition else { return Ok(true) };
-        condition.holds(&self.view(frame, &[&self.env])).map_err(|error| Problem::Step(self.at(&error)))
-    }
-
-    /// Runs a script of an action with node.
-    fn node(
-        &mut self,
-        script: &Path,
-        action: &ActionPlace,
-        env: &[(String, String)],
-        deadline: Option<Instant>,
-        index: Option<usize>,
-    ) -> Result<Handed, Problem> {
-        let mut environment = self.environment(&Frame::default(), env);
-        environment::action(&mut environment, action);
-        let path = &environment["PATH"];
-        let node = shell::find("node", path).ok_or_else(|| {
-            Problem::Step(format!(
-                "This action needs Node.js and there is no node on PATH ({path}); install Node.js on this host, or use a \
-                 composite action or a run step"
-            ))
-        })?;
-        let environment: Vec<(String, String)> = environment.into_iter().collect();
-        let directory = self.spec.places.workspace.clone();
-        self.execute(&Task {
-            file: &node,
-            arguments: &[script.as_os_str().to_owned()],
-            environment: &environment,
-            directory: &directory,
-            deadline,
-            index,
-        })
-    }
-
-    /// Lets the actions clean up, the last one first.
-    pub(super) fn run_posts(&mut self) -> io::Result<()> {
-        while let Some(post) = self.posts.pop() {
-            self.notice_cancel()?;
-            let frame = Frame { action: Some(post.action.clone()), status: self.status, ..Frame::default() };
-            let done = match self.holds(Some(&post.condition), &frame) {
-                Ok(false) => continue,
-                Ok(true) => {
-                    self.log.text(&format!("::group::{}", post.title))?;
-                    let mut env = post.env;
-                    env.extend(state_variables(&post.state));
-                    let deadline = self.cleanup_deadline.or(self.deadline);
-                    let done = self.node(&post.script, &post.action, &env, deadline, None);
-                    self.log.text("::endgroup::")?;
-                    done
-                }
-                Err(problem) => Err(problem),
-            };
-            let failed = match done {
-                Ok(handed) => handed.conclusion == Some(Conclusion::Failure),
-                Err(Problem::Step(message)) => {
-                    self.log.error(&message)?;
-                    true
-                }
-                Err(Problem::Sink(error)) => return Err(error),
-            };
-            if failed && self.status == Status::Success {
-                self.status = Status::Failure;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The scripts of a JavaScript action.
-struct Phases<'p> {
-    main: &'p str,
-    pre: Option<&'p str>,
-    post: Option<&'p str>,
-    pre_if: &'p Option<Condition>,
-    post_if: &'p Option<Condition>,
 }
 
 fn no_engine(what: &str) -> Problem {
     Problem::Step(format!("{what}: this action runs in a container, and this runner has no container engine"))
-}
-
-fn state_variables(state: &[(String, String)]) -> impl Iterator<Item = (String, String)> {
-    let last: IndexMap<&str, &str> =
-        state.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    last.into_iter()
-        .map(|(name, value)| (format!("STATE_{name}"), value.to_owned()))
-        .collect::<Vec<_>>()
-        .into_iter()
 }

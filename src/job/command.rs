@@ -48,8 +48,16 @@ pub enum Command {
     Group(String),
     /// Ends it.
     EndGroup,
-    /// Known and without effect here: `echo`, `add-matcher`, `remove-matcher`.
-    Ignored,
+    /// Shows the commands themselves from now on, or no longer.
+    Echo(bool),
+    /// Puts the problem matchers of a file in force.
+    AddMatcher(String),
+    /// Puts the problem matcher of an owner out of force.
+    RemoveMatcher(String),
+    /// Puts the problem matchers of a file out of force.
+    RemoveMatcherFile(String),
+    /// A command that is used wrongly, and why.
+    Wrong(&'static str),
 }
 
 /// The command in a line, if it is one. `##[group]` and its kin count too.
@@ -78,7 +86,11 @@ pub fn parse(line: &str) -> Option<Command> {
         "save-state" => Command::SaveState { name: named()?, value: value() },
         "set-env" => Command::SetEnv { name: named()?, value: value() },
         "add-path" => Command::AddPath(value()),
+        "add-mask" if data.trim().is_empty() => {
+            Command::Wrong("::add-mask:: takes a value that is not empty")
+        }
         "add-mask" => Command::AddMask(value()),
+        "stop-commands" if data.trim().is_empty() => Command::Wrong("::stop-commands:: takes a token"),
         "stop-commands" => Command::StopCommands(value()),
         "debug" => Command::Debug(data.to_owned()),
         "notice" => annotation("notice", data, property),
@@ -86,7 +98,18 @@ pub fn parse(line: &str) -> Option<Command> {
         "error" => annotation("error", data, property),
         "group" => Command::Group(data.to_owned()),
         "endgroup" => Command::EndGroup,
-        "echo" | "add-matcher" | "remove-matcher" => Command::Ignored,
+        "echo" => match data.trim().to_ascii_lowercase().as_str() {
+            "on" => Command::Echo(true),
+            "off" => Command::Echo(false),
+            _ => Command::Wrong("::echo:: takes on or off"),
+        },
+        "add-matcher" if data.trim().is_empty() => Command::Wrong("::add-matcher:: takes the path of a file"),
+        "add-matcher" => Command::AddMatcher(value()),
+        "remove-matcher" => match (property("owner").filter(|owner| !owner.is_empty()), data.trim()) {
+            (Some(owner), _) => Command::RemoveMatcher(owner),
+            (None, "") => Command::Wrong("::remove-matcher:: takes an owner or the path of a file"),
+            (None, _) => Command::RemoveMatcherFile(value()),
+        },
         _ => return None,
     })
 }
@@ -152,6 +175,19 @@ mod tests {
             panic!("no annotation")
         };
         assert_eq!((level, prefix.as_str(), message.as_str()), ("error", "a.c:1:7: Oh: ", "bad%0Athing"));
+    }
+
+    #[test]
+    fn matchers_come_and_go_by_owner_or_file() {
+        assert_eq!(parse("::add-matcher::a/b.json"), Some(Command::AddMatcher("a/b.json".to_owned())));
+        assert_eq!(parse("::remove-matcher owner=gcc::"), Some(Command::RemoveMatcher("gcc".to_owned())));
+        assert_eq!(parse("::remove-matcher::a.json"), Some(Command::RemoveMatcherFile("a.json".to_owned())));
+        assert_eq!(parse("::echo::ON"), Some(Command::Echo(true)));
+        for wrong in
+            ["::echo::x", "::remove-matcher::", "::add-matcher:: ", "::add-mask::", "::stop-commands::"]
+        {
+            assert!(matches!(parse(wrong), Some(Command::Wrong(_))), "{wrong}");
+        }
     }
 
     #[test]

@@ -14,8 +14,9 @@ use super::spec::JobSpec;
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Keys of the `github` context that are variables as well: `GITHUB_<KEY>`.
-const GITHUB_KEYS: [&str; 20] = [
+const GITHUB_KEYS: [&str; 25] = [
     "actor",
+    "actor_id",
     "api_url",
     "base_ref",
     "event_name",
@@ -28,13 +29,17 @@ const GITHUB_KEYS: [&str; 20] = [
     "ref_protected",
     "ref_type",
     "repository",
+    "repository_id",
     "repository_owner",
+    "repository_owner_id",
     "retention_days",
     "run_attempt",
     "run_id",
     "run_number",
     "server_url",
     "sha",
+    "workflow_ref",
+    "workflow_sha",
 ];
 
 /// The base of a job's environment, below everything that a workflow sets.
@@ -46,8 +51,19 @@ pub fn base(spec: &JobSpec) -> IndexMap<String, String> {
     env.insert("HOME".to_owned(), spec.places.home.to_string_lossy().into_owned());
     env.insert("LANG".to_owned(), inherited("LANG", "C.UTF-8"));
     env.insert("CI".to_owned(), "true".to_owned());
+    // By this, workflows tell a runner of Gitea from one of GitHub.
+    env.insert("ACT".to_owned(), "true".to_owned());
     env.extend(spec.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     env
+}
+
+/// Variables of the base that the `env` context shows as well: `ACT`, and those of the runner's configuration.
+#[must_use]
+pub fn shown(spec: &JobSpec) -> Vec<(String, String)> {
+    let act = ("ACT".to_owned(), "true".to_owned());
+    let act = (!spec.env.contains_key("ACT")).then_some(act);
+    let configured = spec.env.iter().filter(|(name, _)| !name.starts_with("ACTIONS_"));
+    act.into_iter().chain(configured.map(|(name, value)| (name.clone(), value.clone()))).collect()
 }
 
 /// What the runner says of the job; no workflow can set these.

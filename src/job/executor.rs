@@ -15,7 +15,7 @@ use crate::workflow::{
     snippet,
 };
 
-use super::actions::Post;
+use super::call;
 use super::environment;
 use super::files::EnvironmentFiles;
 use super::host::{self, Host};
@@ -23,6 +23,7 @@ use super::log::Log;
 use super::mask::Masker;
 use super::oom::Counters;
 use super::output::Interpreter;
+use super::phases::{Post, Prepared};
 use super::process::{Control, Grace, Output};
 use super::remove;
 use super::scope::{Fixed, Frame, JobView, StepResult, View, needs_status, object};
@@ -55,6 +56,7 @@ pub fn run(
             log.error(&problem)?;
             Conclusion::Failure
         }
+        Ok(plan) if plan.job().uses.is_some() => call::run(spec, &plan, log, control, members)?,
         Ok(plan) => Executor::new(spec, &plan, log, control, members)?.run()?,
     };
     let mut log = Log::new(sink, Masker::default(), debug);
@@ -71,6 +73,9 @@ pub fn run(
 
 /// The first rows: who runs what, where, and under which limits.
 fn head(spec: &JobSpec, log: &mut Log<'_>) -> io::Result<()> {
+    if spec.nested {
+        return Ok(());
+    }
     let host = Host::this();
     log.text(&format!("sower {} on {}", crate::VERSION, host.line()))?;
     for row in &spec.head {
@@ -85,14 +90,14 @@ fn head(spec: &JobSpec, log: &mut Log<'_>) -> io::Result<()> {
 }
 
 /// What is to be run, found to be runnable.
-struct Plan {
-    workflow: Workflow,
+pub(super) struct Plan {
+    pub(super) workflow: Workflow,
     job: usize,
     matrix: Object,
 }
 
 impl Plan {
-    fn job(&self) -> &Job {
+    pub(super) fn job(&self) -> &Job {
         &self.workflow.jobs[self.job]
     }
 
@@ -108,27 +113,46 @@ impl Plan {
         self.job().steps.iter().enumerate().map(info).collect()
     }
 
-    fn fixed(&self, spec: &JobSpec, debug: bool) -> Fixed {
-        let mut strategy = Object::new();
-        let literal = |template: &crate::workflow::Template| Value::from(template.source());
-        let declared = self.job().strategy.as_ref();
-        strategy.insert(
-            "fail-fast",
-            declared.and_then(|s| s.fail_fast.as_ref()).map_or(Value::Bool(true), literal),
-        );
-        strategy.insert(
-            "max-parallel",
-            declared.and_then(|s| s.max_parallel.as_ref()).map_or(Value::Number(1.0), literal),
-        );
-        strategy.insert("job-index", 0.0);
-        strategy.insert("job-total", 1.0);
-        Fixed::new(spec, &self.job().id, self.matrix.clone(), strategy, debug)
+    pub(super) fn fixed(&self, spec: &JobSpec, debug: bool) -> Fixed {
+        if let Some(strategy) = &spec.strategy {
+            return Fixed::new(spec, &self.job().id, self.matrix.clone(), object(strategy), debug);
+        }
+        let id = &self.job().id;
+        let bare = Fixed::new(spec, id, self.matrix.clone(), Object::new(), debug);
+        let frame = Frame::of_job(&spec.inputs);
+        let view = View { fixed: &bare, frame: &frame, env: &[], status: Status::Success };
+        // The server has looked at it already.
+        let strategy = self.job().strategy_values(&view, 0, 1).unwrap_or_default();
+        Fixed::new(spec, id, self.matrix.clone(), object(&strategy), debug)
     }
 }
 
 /// The id by which `steps.<id>` finds a step.
 pub(super) fn step_id(step: &Step, index: usize) -> String {
     step.id.clone().unwrap_or_else(|| index.to_string())
+}
+
+/// The names by which `github.action` tells steps apart: the id, or what the step does, numbered when it comes again.
+pub(super) fn step_names(steps: &[Step]) -> Vec<String> {
+    let mut seen: IndexMap<String, usize> = IndexMap::new();
+    let name = |step: &Step| {
+        if let Some(id) = &step.id {
+            return id.clone();
+        }
+        let name = match &step.kind {
+            StepKind::Run { .. } => "__run".to_owned(),
+            StepKind::Uses { action, .. } if action.source().starts_with("./") => "__self".to_owned(),
+            StepKind::Uses { action, .. } => {
+                let name = action.source().rsplit_once('@').map_or(action.source(), |(name, _)| name);
+                let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+                format!("__{}", name.chars().map(plain).collect::<String>())
+            }
+        };
+        let count = seen.entry(name.clone()).or_default();
+        *count += 1;
+        if *count == 1 { name } else { format!("{name}_{count}") }
+    };
+    steps.iter().map(name).collect()
 }
 
 /// The name that people see.
@@ -171,17 +195,6 @@ fn plan(spec: &JobSpec) -> Result<Plan, String> {
     };
     let plan = Plan { workflow, job, matrix };
     let job = plan.job();
-    if let Some(uses) = &job.uses {
-        return Err(format!(
-            "{}:{}: job {:?} calls the workflow {:?}: this server sends it as one task, which sower {} cannot run; \
-             Gitea 1.27 and later expand it themselves",
-            spec.workflow_file,
-            uses.place,
-            job.id,
-            uses.value,
-            crate::VERSION
-        ));
-    }
     let engine = "this runner runs jobs on the host and has no container engine; remove it, or give the job a label of \
                   a runner that has one";
     if let Some(container) = &job.container {
@@ -246,6 +259,8 @@ pub(super) struct Executor<'a> {
     pub(super) cleanup_deadline: Option<Instant>,
     /// What actions have to do when all steps are over, in the order in which they ran.
     pub(super) posts: Vec<Post>,
+    /// What the actions of the steps did before the first step.
+    pub(super) prepared: Prepared,
     /// Numbers the scripts.
     pub(super) scripts: usize,
     /// What the kernel's out-of-memory killer had done before the job.
@@ -281,19 +296,20 @@ impl<'a> Executor<'a> {
             workflow: &plan.workflow,
             fixed,
             files: EnvironmentFiles::create(&scratch.join("files"))?,
-            interpreter: Interpreter::default(),
+            interpreter: Interpreter::new(spec.places.workspace.clone()),
             output: Output::open()?,
             control,
             members,
             grace: spec.patience.into(),
             base: environment::base(spec),
             runner_env,
-            env: Vec::new(),
+            env: environment::shown(spec),
             path: Vec::new(),
             status: Status::Success,
             deadline: Some(Instant::now() + Duration::from_secs(spec.timeout_seconds)),
             cleanup_deadline: None,
             posts: Vec::new(),
+            prepared: Prepared::default(),
             scripts: 0,
             counters: Counters::now(),
             log,
@@ -312,6 +328,7 @@ impl<'a> Executor<'a> {
         let mut frame = Frame::of_job(&self.spec.inputs);
         match self.prepare(&frame) {
             Ok(true) => {
+                self.run_pres(&frame)?;
                 self.steps(&mut frame)?;
                 self.run_posts()?;
                 self.outputs(&frame)?;
@@ -377,9 +394,10 @@ impl<'a> Executor<'a> {
     /// Runs the job's steps, each of which is an event of its own.
     fn steps(&mut self, frame: &mut Frame) -> io::Result<()> {
         let job = self.job;
-        for (index, step) in job.steps.iter().enumerate() {
+        for ((index, step), name) in job.steps.iter().enumerate().zip(step_names(&job.steps)) {
             self.notice_cancel()?;
             let id = step_id(step, index);
+            frame.begin(index, &name);
             let result = self.step(step, frame, Some(index))?;
             self.count(result.conclusion);
             frame.ended(&id, &result);

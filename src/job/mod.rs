@@ -3,8 +3,10 @@
 //! [`executor::run`] takes a [`spec::JobSpec`] and a sink for events. Below it, each file knows one thing: a step,
 //! an action, what a step prints, the files by which it talks back, its processes.
 
+pub mod call;
 pub mod command;
 pub mod embedded;
+mod encodings;
 pub mod environment;
 pub mod executor;
 pub mod files;
@@ -12,6 +14,7 @@ pub mod group;
 pub mod host;
 pub mod log;
 pub mod mask;
+pub mod matcher;
 pub mod oom;
 pub mod output;
 pub mod process;
@@ -24,5 +27,6 @@ pub mod spec;
 pub mod tree;
 
 mod actions;
-mod checkout;
+mod native;
+mod phases;
 mod steps;

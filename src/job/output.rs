@@ -1,10 +1,12 @@
 //! What a step prints, read as the runner reads it: rows for the log, and workflow commands that are obeyed.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::command::{self, Command};
 use super::log::{Log, RowSink};
 use super::mask::Masker;
+use super::matcher::Matchers;
 use super::rows::{RawRow, Splitter};
 
 /// What a step told the runner by commands.
@@ -32,6 +34,12 @@ pub struct Interpreter {
 #[derive(Debug, Default)]
 struct Rules {
     stopped: Option<String>,
+    /// Commands are shown.
+    echo: bool,
+    /// In force until they are removed, whatever step brought them.
+    matchers: Matchers,
+    /// What the files of matchers are relative to.
+    workspace: PathBuf,
     debug: bool,
     /// `set-env` and `add-path` are obeyed.
     unsecure: bool,
@@ -39,9 +47,22 @@ struct Rules {
 }
 
 impl Interpreter {
+    /// For steps that work in this directory.
+    #[must_use]
+    pub fn new(workspace: PathBuf) -> Self {
+        Self { rules: Rules { workspace, ..Rules::default() }, ..Self::default() }
+    }
+
     /// Begins a step.
     pub fn begin(&mut self, debug: bool, unsecure: bool) {
-        self.rules = Rules { debug, unsecure, ..Rules::default() };
+        self.rules = Rules {
+            debug,
+            unsecure,
+            echo: debug,
+            matchers: std::mem::take(&mut self.rules.matchers),
+            workspace: std::mem::take(&mut self.rules.workspace),
+            ..Rules::default()
+        };
     }
 
     /// Takes output; an empty slice says that nothing more is there for now.
@@ -87,7 +108,7 @@ impl Rules {
         let text = row.text.as_ref();
         let begins = text.trim_ascii_start().as_bytes();
         if !row.whole || !(begins.starts_with(b"::") || begins.starts_with(b"##[")) {
-            return rows.row(text, masker);
+            return self.plain(text, rows, masker);
         }
         if let Some(token) = &self.stopped {
             if command::resumes(text, token) {
@@ -97,8 +118,41 @@ impl Rules {
             // Gitea's page would read it as a command.
             return rows.row(text, masker);
         }
-        match command::parse(text) {
-            None => rows.row(text, masker),
+        let command = command::parse(text);
+        let shown = !matches!(
+            &command,
+            None | Some(
+                Command::AddMask(_)
+                    | Command::Annotation { .. }
+                    | Command::Debug(_)
+                    | Command::Group(_)
+                    | Command::EndGroup
+                    | Command::Wrong(_)
+            )
+        );
+        if shown && self.echo {
+            // With a blank, so that nobody takes it for a command again.
+            rows.row(&format!(" {}", text.trim_start()), masker)?;
+        }
+        match command {
+            None => self.plain(text, rows, masker),
+            Some(Command::Echo(on)) => {
+                self.echo = on;
+                Ok(())
+            }
+            Some(Command::Wrong(why)) => rows.row(&format!("##[warning]{why}"), masker),
+            Some(Command::AddMatcher(file)) => {
+                let done = self.matchers.add(&self.workspace.join(file));
+                complain(done, rows, masker)
+            }
+            Some(Command::RemoveMatcherFile(file)) => {
+                let done = self.matchers.remove_file(&self.workspace.join(file));
+                complain(done, rows, masker)
+            }
+            Some(Command::RemoveMatcher(owner)) => {
+                self.matchers.remove(&owner);
+                Ok(())
+            }
             Some(Command::SetOutput { name, value }) => {
                 self.told.outputs.push((name, value));
                 Ok(())
@@ -143,8 +197,27 @@ impl Rules {
             }
             Some(Command::Group(title)) => rows.row(&format!("::group::{title}"), masker),
             Some(Command::EndGroup) => rows.row("::endgroup::", masker),
-            Some(Command::Ignored) => Ok(()),
         }
+    }
+
+    /// A row that is no command; matchers may find a problem in it.
+    fn plain(&mut self, text: &str, rows: &mut RowSink<'_>, masker: &mut Masker) -> io::Result<()> {
+        rows.row(text, masker)?;
+        if self.matchers.is_empty() {
+            return Ok(());
+        }
+        match self.matchers.see(text, &self.workspace) {
+            Some(finding) => rows.row(&format!("##[{}]{}", finding.level, finding.text), masker),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A matcher that cannot be used is no reason for a step to fail.
+fn complain(done: Result<(), String>, rows: &mut RowSink<'_>, masker: &mut Masker) -> io::Result<()> {
+    match done {
+        Ok(()) => Ok(()),
+        Err(problem) => rows.row(&format!("##[warning]Problem matcher: {problem}"), masker),
     }
 }
 
@@ -198,6 +271,46 @@ mod tests {
         );
         assert_eq!(rows, ["::set-output name=a::1"]);
         assert_eq!(told.outputs, [("b".to_owned(), "2".to_owned())]);
+    }
+
+    #[test]
+    fn commands_are_shown_while_echo_is_on() {
+        let (rows, _) = interpret(
+            "::echo::on\n::set-output name=a::1\n::add-mask::hush\n::echo::off\n::save-state name=b::2\n",
+            false,
+        );
+        assert_eq!(rows, [" ::set-output name=a::1", " ::echo::off"]);
+        assert_eq!(
+            interpret("::add-mask::\n", false).0,
+            ["##[warning]::add-mask:: takes a value that is not empty"]
+        );
+    }
+
+    #[test]
+    fn problem_matchers_annotate_until_they_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let json = r#"{"problemMatcher": [{"owner": "t", "pattern": [{"regexp": "^(.*):(\\d+): (.*)$", "file": 1, "line": 2, "message": 3}]}]}"#;
+        std::fs::write(dir.path().join("m.json"), json).unwrap();
+        let mut rows = Rows::default();
+        let mut log = Log::new(&mut rows, Masker::default(), false);
+        let mut interpreter = Interpreter::new(dir.path().to_owned());
+        for output in [
+            "::add-matcher::m.json\na.c:1: bad\n",
+            "b.c:2: worse\n::remove-matcher owner=t::\nc.c:3: unseen\n::add-matcher::x.json\n",
+        ] {
+            interpreter.begin(false, false);
+            interpreter.take(output.as_bytes(), &mut log).unwrap();
+            interpreter.end(&mut log).unwrap();
+        }
+        assert_eq!(
+            rows.0[..5],
+            ["a.c:1: bad", "##[error]a.c:1: bad", "b.c:2: worse", "##[error]b.c:2: worse", "c.c:3: unseen"]
+        );
+        assert!(
+            rows.0[5].starts_with("##[warning]Problem matcher: /") && rows.0[5].contains("x.json"),
+            "{}",
+            rows.0[5]
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::events::Conclusion;
 use crate::workflow::{Object, Scope, Status, Value, hash_files};
 
 use super::host;
-use super::spec::JobSpec;
+use super::spec::{JobSpec, Need};
 
 /// The contexts that stay the same for a whole job.
 #[derive(Debug)]
@@ -35,6 +35,35 @@ impl Fixed {
         github.insert("workspace", text(&places.workspace));
         github.insert("event_path", text(&places.scratch.join("event.json")));
         github.insert("job", job_id);
+        // What the server leaves out and the event knows.
+        let known =
+            |github: &Object, key: &str| github.get(key).is_some_and(|value| !value.text().is_empty());
+        let event = spec.github.get("event");
+        for (key, pointer) in [
+            ("actor_id", "/sender/id"),
+            ("repository_id", "/repository/id"),
+            ("repository_owner_id", "/repository/owner/id"),
+        ] {
+            if let Some(id) = event.and_then(|event| event.pointer(pointer)).and_then(Json::as_u64)
+                && !known(&github, key)
+            {
+                github.insert(key, id.to_string());
+            }
+        }
+        let part = |key: &str| github.get(key).map(Value::to_text).unwrap_or_default();
+        let file = match spec.workflow_file.contains('/') {
+            true => spec.workflow_file.clone(),
+            false => format!(".gitea/workflows/{}", spec.workflow_file),
+        };
+        let more = [
+            ("workflow_ref", format!("{}/{file}@{}", part("repository"), part("ref"))),
+            ("workflow_sha", part("sha")),
+        ];
+        for (key, value) in more {
+            if !known(&github, key) {
+                github.insert(key, value);
+            }
+        }
         let runner: Object = [
             ("name", Value::from(spec.runner.name.as_str())),
             ("os", "Linux".into()),
@@ -47,18 +76,7 @@ impl Fixed {
         ]
         .into_iter()
         .collect();
-        let needs: Object = spec
-            .needs
-            .iter()
-            .map(|(id, need)| {
-                let outputs: Object =
-                    need.outputs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                let result = need.result.map_or("", Conclusion::as_str);
-                let need: Object =
-                    [("result", Value::from(result)), ("outputs", outputs.into())].into_iter().collect();
-                (id.as_str(), need)
-            })
-            .collect();
+        let needs = results(&spec.needs);
         let strings = |map: &std::collections::BTreeMap<String, String>| -> Object {
             map.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
         };
@@ -115,6 +133,28 @@ pub struct Frame {
     pub deadline: Option<Instant>,
     /// The step of the job that uses the action.
     pub index: Option<usize>,
+    /// Which steps are around these: the number of the job's step, of the step in its action, and so on.
+    pub path: Vec<usize>,
+    /// The number of the step that runs now.
+    pub position: usize,
+    /// The name of the step that runs now, as `github.action` has it.
+    pub step_name: String,
+    /// The `jobs` context, for the outputs of a called workflow.
+    pub jobs: Value,
+}
+
+impl Frame {
+    /// Begins with a step: its number in its list, and its name.
+    pub fn begin(&mut self, position: usize, name: &str) {
+        self.position = position;
+        name.clone_into(&mut self.step_name);
+    }
+
+    /// Which step runs now, from the job's own down to this one.
+    #[must_use]
+    pub fn place(&self) -> Vec<usize> {
+        self.path.iter().copied().chain([self.position]).collect()
+    }
 }
 
 /// Where an action lies and where it came from.
@@ -126,6 +166,21 @@ pub struct ActionPlace {
     pub repository: String,
     /// The ref that was asked for.
     pub reference: String,
+}
+
+/// How jobs ended and what they gave, as `needs` and `jobs` have it.
+#[must_use]
+pub fn results(jobs: &IndexMap<String, Need>) -> Object {
+    jobs.iter()
+        .map(|(id, need)| {
+            let outputs: Object =
+                need.outputs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let result = need.result.map_or("", Conclusion::as_str);
+            let need: Object =
+                [("result", Value::from(result)), ("outputs", outputs.into())].into_iter().collect();
+            (id.as_str(), need)
+        })
+        .collect()
 }
 
 /// A JSON object as a value of the expression language.
@@ -173,16 +228,19 @@ impl Scope for View<'_> {
     fn named(&self, name: &str) -> Option<Value> {
         let fixed = self.fixed;
         Some(match name {
-            "github" | "gitea" | "forgejo" => match &self.frame.action {
-                None => fixed.github.clone().into(),
-                Some(action) => {
-                    let mut github = fixed.github.clone();
+            "github" | "gitea" | "forgejo" => {
+                let mut github = fixed.github.clone();
+                if !self.frame.step_name.is_empty() {
+                    github.insert("action", self.frame.step_name.as_str());
+                }
+                if let Some(action) = &self.frame.action {
                     github.insert("action_path", text(&action.directory));
                     github.insert("action_repository", action.repository.as_str());
                     github.insert("action_ref", action.reference.as_str());
-                    github.into()
+                    github.insert("action_status", status_word(self.frame.status));
                 }
-            },
+                github.into()
+            }
             "env" => {
                 let mut env = Object::new();
                 for (name, value) in self.env.iter().copied().flatten() {
@@ -210,6 +268,7 @@ impl Scope for View<'_> {
             "strategy" => fixed.strategy.clone(),
             "matrix" => fixed.matrix.clone(),
             "inputs" => self.frame.inputs.clone(),
+            "jobs" => self.frame.jobs.clone(),
             _ => return None,
         })
     }

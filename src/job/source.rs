@@ -106,11 +106,24 @@ impl Uses {
             _ => base,
         };
         Ok(Self::Repository(RepositoryAction {
-            url: format!("{base}/{name}"),
+            url: mirrored(format!("{base}/{name}"), sources),
             name,
             path,
             reference: reference.to_owned(),
         }))
+    }
+}
+
+/// The URL, or what the configuration puts in its place. Of several that fit, the longest counts.
+fn mirrored(url: String, sources: &ActionSources) -> String {
+    let rest = |from: &str| -> Option<String> {
+        let rest = url.strip_prefix(from.trim_end_matches('/'))?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.to_owned())
+    };
+    let fitting = sources.mirrors.iter().filter_map(|(from, to)| Some((from.len(), to, rest(from)?)));
+    match fitting.max_by_key(|(length, ..)| *length) {
+        Some((_, to, rest)) => format!("{}{rest}", to.trim_end_matches('/')),
+        None => url,
     }
 }
 
@@ -191,7 +204,7 @@ impl Git {
 }
 
 /// A repository at a commit, on disk.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// Its files. Shared: nobody may write there.
     pub directory: PathBuf,
@@ -205,13 +218,13 @@ pub struct Fetched {
 ///
 /// # Errors
 /// When git cannot fetch it and it is not cached either.
-pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git) -> Result<Fetched, Error> {
+pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git, offline: bool) -> Result<Fetched, Error> {
     let failed =
         |reason| Error::Fetch { url: action.url.clone(), reference: action.reference.clone(), reason };
     let host_and_name = action.url.split_once("://").map_or(action.url.as_str(), |(_, rest)| rest);
-    let place = cache.join(host_and_name.replace(':', "+"));
+    let place = cache.join(host_and_name.trim_start_matches('/').replace(':', "+"));
     fs::create_dir_all(&place).map_err(|source| Error::Io { path: place.clone(), source })?;
-    let commit = resolve(action, &place, git).map_err(failed)?;
+    let Resolved { commit, reference } = resolve(action, &place, git, offline).map_err(failed)?;
     let directory = place.join(&commit);
     if directory.is_dir() {
         return Ok(Fetched { directory, commit, cached: true });
@@ -223,47 +236,115 @@ pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git) -> Result<Fetch
     if directory.is_dir() {
         return Ok(Fetched { directory, commit, cached: true });
     }
+    if offline {
+        return Err(failed(format!("commit {commit} is not cached, and no server is to be asked (offline)")));
+    }
     let io = |source| Error::Io { path: place.clone(), source };
     let fresh = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&place).map_err(io)?;
     let into = fresh.path();
     git.run(into, &["init", "--quiet"]).map_err(failed)?;
     // Not every server gives out a commit by its name, and a plain file server cannot shorten a history.
     git.run(into, &["fetch", "--quiet", "--depth=1", "--no-tags", &action.url, &commit])
-        .or_else(|_| {
-            git.run(into, &["fetch", "--quiet", "--depth=1", "--no-tags", &action.url, &action.reference])
-        })
-        .or_else(|_| git.run(into, &["fetch", "--quiet", "--no-tags", &action.url, &action.reference]))
+        .or_else(|_| git.run(into, &["fetch", "--quiet", "--depth=1", "--no-tags", &action.url, &reference]))
+        .or_else(|_| git.run(into, &["fetch", "--quiet", "--no-tags", &action.url, &reference]))
+        .or_else(|_| git.run(into, &["fetch", "--quiet", "--no-tags", &action.url, ALL_BRANCHES, ALL_TAGS]))
         .map_err(failed)?;
-    git.run(into, &["checkout", "--quiet", "--detach", "FETCH_HEAD"]).map_err(failed)?;
+    git.run(into, &["checkout", "--quiet", "--detach", &commit])
+        .map_err(|error| failed(format!("the commit {commit} is not in what was fetched: {error}")))?;
     fs::rename(fresh.keep(), &directory).map_err(io)?;
     Ok(Fetched { directory, commit, cached: false })
 }
 
-/// The commit that a reference names now: by itself, or as the server says.
-fn resolve(action: &RepositoryAction, place: &Path, git: &Git) -> Result<String, String> {
+/// Everything of a repository that a commit can be in.
+const ALL_BRANCHES: &str = "+refs/heads/*:refs/remotes/origin/*";
+const ALL_TAGS: &str = "+refs/tags/*:refs/tags/*";
+
+/// What a reference stands for.
+struct Resolved {
+    commit: String,
+    /// What to ask the server for when it does not give out a commit by its name.
+    reference: String,
+}
+
+/// The commit that a reference names now: by itself, or as the server says. What it said is kept for when it cannot
+/// be asked.
+fn resolve(action: &RepositoryAction, place: &Path, git: &Git, offline: bool) -> Result<Resolved, String> {
     let reference = action.reference.as_str();
-    if matches!(reference.len(), 40 | 64) && reference.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(reference.to_ascii_lowercase());
+    let hexadecimal = reference.len() >= 4 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hexadecimal && matches!(reference.len(), 40 | 64) {
+        let commit = reference.to_ascii_lowercase();
+        return Ok(Resolved { reference: commit.clone(), commit });
     }
-    let listed = git.run(place, &["ls-remote", "--quiet", &action.url])?;
-    let find = |name: &str| {
-        listed.lines().find_map(|line| {
-            let (commit, found) = line.split_once('\t')?;
-            (found == name).then(|| commit.to_owned())
-        })
+    let kept = place.join(format!(".ref-{}", reference.replace('%', "%25").replace('/', "%2F")));
+    let cached = || {
+        let commit = fs::read_to_string(&kept).ok()?.trim().to_owned();
+        let known = place.join(&commit).is_dir() && is_commit(&commit);
+        known.then(|| Resolved { commit, reference: reference.to_owned() })
     };
-    let hexadecimal = reference.len() >= 7 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
-    find(&format!("refs/tags/{reference}^{{}}"))
+    if offline {
+        let none = || format!("{reference:?} is not cached, and no server is to be asked (offline)");
+        return cached().ok_or_else(none);
+    }
+    let listed = match git.run(place, &["ls-remote", "--quiet", &action.url]) {
+        Ok(listed) => listed,
+        // Better the commit of last time than no build.
+        Err(error) => return cached().ok_or(error),
+    };
+    let rows = || listed.lines().filter_map(|line| line.split_once('\t'));
+    let find = |name: &str| rows().find(|(_, found)| *found == name).map(|(commit, _)| commit.to_owned());
+    let named = find(&format!("refs/tags/{reference}^{{}}"))
         .or_else(|| find(&format!("refs/tags/{reference}")))
         .or_else(|| find(&format!("refs/heads/{reference}")))
         .or_else(|| find(reference))
-        .or_else(|| {
-            // A short commit, as long as a branch or a tag points at it.
-            let commit =
-                listed.split_ascii_whitespace().find(|word| hexadecimal && word.starts_with(reference))?;
-            (commit.len() >= 40).then(|| commit.to_owned())
-        })
-        .ok_or_else(|| format!("the repository has no branch or tag {reference:?}"))
+        .map(|commit| Resolved { commit, reference: reference.to_owned() });
+    let found = match named {
+        Some(found) => found,
+        None if hexadecimal => abbreviated(action, place, git, &listed)?,
+        None => return Err(format!("the repository has no branch or tag {reference:?}")),
+    };
+    if !is_commit(&found.commit) {
+        return Err(format!("the server names {:?} as a commit", found.commit));
+    }
+    // Only a help for later.
+    let _ = fs::write(&kept, &found.commit);
+    Ok(found)
+}
+
+fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A commit by the first digits of its name: one that a branch or a tag points at, or any in the history.
+fn abbreviated(action: &RepositoryAction, place: &Path, git: &Git, listed: &str) -> Result<Resolved, String> {
+    let digits = action.reference.to_ascii_lowercase();
+    let mut pointed: Vec<(&str, &str)> = listed
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .filter(|(commit, _)| commit.starts_with(&digits))
+        .collect();
+    pointed.sort_unstable();
+    pointed.dedup_by_key(|(commit, _)| *commit);
+    if let [(commit, name)] = pointed[..] {
+        let reference = name.trim_end_matches("^{}").to_owned();
+        return Ok(Resolved { commit: commit.to_owned(), reference });
+    }
+    // Names of commits only, where the server can leave out the files.
+    let history = tempfile::Builder::new()
+        .prefix(".history-")
+        .tempdir_in(place)
+        .map_err(|error| format!("{}: {error}", place.display()))?;
+    let into = history.path();
+    git.run(into, &["init", "--quiet", "--bare"])?;
+    let all = |more: &[&str]| {
+        let arguments = [&["fetch", "--quiet"], more, &[&action.url, ALL_BRANCHES, ALL_TAGS]].concat();
+        git.run(into, &arguments)
+    };
+    all(&["--filter=tree:0"]).or_else(|_| all(&[]))?;
+    let commit = git
+        .run(into, &["rev-parse", "--verify", "--quiet", &format!("{digits}^{{commit}}")])
+        .map_err(|_| format!("the repository has no branch, tag or commit {:?}", action.reference))?;
+    let commit = commit.trim().to_owned();
+    Ok(Resolved { reference: commit.clone(), commit })
 }
 
 #[cfg(test)]
@@ -327,13 +408,59 @@ mod tests {
             reference: reference.to_owned(),
         };
         let cache = dir.path().join("cache");
-        let first = fetch(&action("v1"), &cache, &git).unwrap();
+        let first = fetch(&action("v1"), &cache, &git, false).unwrap();
         assert_eq!((first.commit.as_str(), first.cached), (head.as_str(), false));
         assert!(first.directory.join("action.yml").is_file());
         for reference in ["main", &head, &head[..8]] {
-            assert!(fetch(&action(reference), &cache, &git).unwrap().cached, "{reference}");
+            assert!(fetch(&action(reference), &cache, &git, false).unwrap().cached, "{reference}");
         }
-        let error = fetch(&action("v2"), &cache, &git).unwrap_err().to_string();
+        let error = fetch(&action("v2"), &cache, &git, false).unwrap_err().to_string();
         assert!(error.contains("no branch or tag \"v2\""), "{error}");
+
+        // A commit in the history, to which nothing points any more.
+        fs::write(repository.join("more"), "x").unwrap();
+        run(&["add", "."]);
+        run(&["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "two"]);
+        let second = run(&["rev-parse", "HEAD"]).trim().to_owned();
+        run(&[
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            "3",
+        ]);
+        let fetched = fetch(&action(&second[..9]), &cache, &git, false).unwrap();
+        assert_eq!((fetched.commit.as_str(), fetched.cached), (second.as_str(), false));
+        assert!(fetched.directory.join("more").is_file());
+
+        // Without the server, what was resolved before is known still.
+        fs::rename(&repository, dir.path().join("gone")).unwrap();
+        for offline in [true, false] {
+            assert_eq!(fetch(&action("v1"), &cache, &git, offline).unwrap().commit, head);
+        }
+        let error = fetch(&action("v9"), &cache, &git, true).unwrap_err().to_string();
+        assert!(error.contains("not cached") && error.contains("offline"), "{error}");
+    }
+
+    #[test]
+    fn mirrors_stand_in_for_what_a_url_begins_with() {
+        let mirrors =
+            [("https://github.com", "https://m/gh"), ("https://github.com/actions/", "file:///srv/a")];
+        let sources = ActionSources {
+            default_url: "https://github.com".to_owned(),
+            mirrors: mirrors.map(|(from, to)| (from.to_owned(), to.to_owned())).into(),
+            ..ActionSources::default()
+        };
+        let url = |uses: &str| match Uses::parse(uses, &sources) {
+            Ok(Uses::Repository(action)) => action.url,
+            _ => "error".to_owned(),
+        };
+        assert_eq!(url("actions/cache/save@v4"), "file:///srv/a/cache");
+        assert_eq!(url("owner/name@v1"), "https://m/gh/owner/name");
+        assert_eq!(url("https://github.community/owner/name@v1"), "https://github.community/owner/name");
     }
 }

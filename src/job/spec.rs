@@ -48,6 +48,18 @@ pub struct JobSpec {
     pub head: Vec<String>,
     /// Time limit of the job when the workflow names none, in seconds.
     pub timeout_seconds: u64,
+    /// The `strategy` context, when whoever expanded the matrix knows it; otherwise the workflow says it.
+    #[serde(default)]
+    pub strategy: Option<Map<String, Value>>,
+    /// The job is part of another one, whose log has its head.
+    #[serde(default)]
+    pub nested: bool,
+    /// How many workflows have called one another to get to this one.
+    #[serde(default)]
+    pub calls: usize,
+    /// The files of the repository that holds the workflow, when that is not the repository of the event.
+    #[serde(default)]
+    pub origin: Option<PathBuf>,
     /// How long what is to stop is given.
     #[serde(default)]
     pub patience: Patience,
@@ -127,6 +139,38 @@ pub struct ActionSources {
     pub embedded: bool,
     /// A working tree that satisfies `actions/checkout` of this very repository (`exec`).
     pub checkout_from: Option<PathBuf>,
+    /// Ask no server for what is cached already.
+    #[serde(default)]
+    pub offline: bool,
+    /// Addresses that stand in for others: what a URL begins with, and what it begins with instead.
+    #[serde(default)]
+    pub mirrors: BTreeMap<String, String>,
+    /// The actions that are built in.
+    #[serde(default)]
+    pub native: NativeActions,
+}
+
+/// The actions that are built in: `actions/checkout`, `actions/cache`, `actions/upload-artifact` and
+/// `actions/download-artifact`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NativeActions {
+    /// When they are used instead of the originals.
+    pub policy: NativePolicy,
+    /// Accept any certificate from the artifact service, as the configuration says for the instance.
+    pub insecure: bool,
+}
+
+/// When built-in actions are used instead of the originals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NativePolicy {
+    /// Where there is no node, or the original cannot be fetched, or refuses the server.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl fmt::Debug for JobSpec {

@@ -194,6 +194,7 @@ impl Executor<'_> {
             all.insert(name.clone(), value.clone());
         }
         all.extend(self.runner_env.iter().map(|(name, value)| (name.clone(), value.clone())));
+        all.insert("GITHUB_ACTION".to_owned(), frame.step_name.clone());
         if let Some(action) = &frame.action {
             environment::action(&mut all, action);
         }

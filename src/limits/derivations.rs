@@ -1,7 +1,5 @@
 //! Which derivations run GHC, and which of them carry a ceiling: asked of Nix before anything is built.
 
-use std::process::Stdio;
-
 use serde_json::Value;
 
 use super::ceiling::in_force;
@@ -32,26 +30,7 @@ pub struct Asked {
 /// # Errors
 /// What Nix said, or what is wrong with its answer.
 pub fn ask(installable: &str) -> Result<Asked, String> {
-    let mut said = String::new();
-    // The second is the name of the same command before Nix 2.13.
-    for words in [&["derivation", "show", "-r"][..], &["show-derivation", "-r"]] {
-        let output = nix::command(words)
-            .arg(installable)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("nix could not be started: {error}"))?;
-        if output.status.success() {
-            let answer = serde_json::from_slice(&output.stdout)
-                .map_err(|error| format!("nix's answer is no JSON: {error}"))?;
-            return Ok(read(&answer));
-        }
-        let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        // A Nix that does not know the first name says nothing of use about the installable.
-        if !error.contains("is not a recognised command") {
-            said = error;
-        }
-    }
-    Err(said)
+    Ok(read(&nix::joins::derivations(installable)?))
 }
 
 fn read(answer: &Value) -> Asked {

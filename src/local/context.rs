@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::job::source::Git;
+use crate::job::spec::NativePolicy;
 
 /// The question was wrong: something that was asked for is not there or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,10 @@ pub struct Event {
     pub file: Option<PathBuf>,
     /// Inputs of `workflow_dispatch`.
     pub inputs: Vec<(String, String)>,
+    /// Ask no server for actions that are cached.
+    pub offline: bool,
+    /// Addresses that stand in for others when actions are fetched.
+    pub mirrors: BTreeMap<String, String>,
 }
 
 /// Everything that jobs of a local run share.
@@ -39,7 +44,16 @@ pub struct Context {
     pub vars: BTreeMap<String, String>,
     /// Variables for every step.
     pub env: BTreeMap<String, String>,
+    /// Ask no server for actions that are cached.
+    pub offline: bool,
+    /// Addresses that stand in for others when actions are fetched.
+    pub mirrors: BTreeMap<String, String>,
+    /// When built-in actions are used instead of the originals.
+    pub native: NativePolicy,
     secrets: BTreeMap<String, String>,
+    git: Git,
+    /// The payload was made up here.
+    made_up: bool,
 }
 
 impl Context {
@@ -84,6 +98,19 @@ impl Context {
                 "sender": {"login": actor},
             }),
         };
+        let made_up = event.file.is_none();
+        if made_up && event.name.starts_with("pull_request") {
+            let base = ask(&["symbolic-ref", "--short", "refs/remotes/origin/HEAD"]);
+            let base = base.as_deref().and_then(|name| name.strip_prefix("origin/")).unwrap_or("main");
+            payload["action"] = "opened".into();
+            payload["number"] = 1.into();
+            payload["ref"] = "refs/pull/1/head".into();
+            payload["pull_request"] = json!({
+                "number": 1, "state": "open", "title": branch, "user": {"login": actor},
+                "base": {"ref": base, "sha": ask(&["merge-base", &format!("origin/{base}"), "HEAD"])},
+                "head": {"ref": branch, "sha": sha},
+            });
+        }
         if !event.inputs.is_empty() {
             payload["inputs"] = event
                 .inputs
@@ -105,7 +132,11 @@ impl Context {
         let reference = text("/ref").filter(|given| given.starts_with("refs/")).unwrap_or(reference);
         let (kind, short) = match reference.strip_prefix("refs/tags/") {
             Some(tag) => ("tag", tag.to_owned()),
-            None => ("branch", reference.strip_prefix("refs/heads/").unwrap_or(&reference).to_owned()),
+            None => {
+                let short =
+                    ["refs/heads/", "refs/pull/"].iter().find_map(|kind| reference.strip_prefix(kind));
+                ("branch", short.unwrap_or(&reference).to_owned())
+            }
         };
         let github = json!({
             "actor": actor, "triggering_actor": actor,
@@ -127,8 +158,50 @@ impl Context {
             inputs: inputs.unwrap_or_default(),
             vars,
             env,
+            offline: event.offline,
+            mirrors: event.mirrors.clone(),
+            native: NativePolicy::default(),
             secrets,
+            git,
+            made_up,
         })
+    }
+
+    /// The files that the event changed: as its payload or the repository says; `None` when neither does.
+    #[must_use]
+    pub fn changed_files(&self) -> Option<Vec<String>> {
+        let event = self.github.get("event")?;
+        let listed = |commits: &Value| -> Vec<String> {
+            let commits = commits.as_array().map(Vec::as_slice).unwrap_or_default();
+            let files =
+                commits.iter().flat_map(|commit| ["added", "modified", "removed"].map(|kind| &commit[kind]));
+            files.filter_map(Value::as_array).flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        if let Some(commits) = event.get("commits").filter(|commits| commits.is_array()) {
+            let mut files = listed(commits);
+            if let Some(head) = event.get("head_commit") {
+                files.extend(listed(&Value::from(vec![head.clone()])));
+            }
+            return Some(files);
+        }
+        let text =
+            |pointer: &str| event.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let ask = |arguments: &[&str]| {
+            let names = self.git.run(&self.root, arguments).ok()?;
+            Some(names.lines().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let after = text("/after").or_else(|| text("/pull_request/head/sha")).unwrap_or("HEAD");
+        match text("/pull_request/base/sha") {
+            Some(base) => ask(&["diff", "--name-only", &format!("{base}...{after}")]),
+            None if self.event.starts_with("pull_request") => None,
+            None => match text("/before").filter(|before| before.bytes().any(|byte| byte != b'0')) {
+                Some(before) => ask(&["diff", "--name-only", before, after]),
+                None if !self.made_up => None,
+                // The first commit changes all there is.
+                None => ask(&["diff", "--name-only", "HEAD~1", "HEAD"])
+                    .or_else(|| ask(&["ls-tree", "-r", "--name-only", "HEAD"])),
+            },
+        }
     }
 
     /// The `secrets` context.

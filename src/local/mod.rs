@@ -4,9 +4,13 @@
 //! `needs` asks for, and gives each job its contexts. The jobs themselves run as everywhere.
 
 pub mod context;
+pub mod filter;
+pub mod graph;
 pub mod plan;
 pub mod schedule;
+pub mod services;
 pub mod show;
+pub mod summary;
 
 pub use context::{Context, Question};
 pub use plan::{Plan, Run};

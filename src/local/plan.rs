@@ -1,18 +1,25 @@
 //! Which jobs run for an event, in which order, in how many variants.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
-use crate::job::scope::{Fixed, Frame, View, object};
-use crate::job::spec::{ActionSources, JobSpec, Need, Patience, Places, RunnerInfo};
+use crate::events::Conclusion;
+use crate::job::call::{self, Called};
+use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
+use crate::job::source::Git;
+use crate::job::spec::{ActionSources, JobSpec, NativeActions, Need, Patience, Places, RunnerInfo};
 use crate::workflow::model::{DispatchInput, InputType};
-use crate::workflow::{Diagnostic, Job, Object, Status, Workflow, parse_workflow};
+use crate::workflow::{
+    Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
+};
 
 use super::context::{Context, Question};
+use super::filter;
 
 /// A workflow file that was read.
 #[derive(Debug)]
@@ -25,26 +32,48 @@ pub struct File {
     pub workflow: Workflow,
 }
 
+/// A workflow that is to run: for the event, or since a job calls it.
+#[derive(Debug)]
+pub struct Instance {
+    /// The workflow.
+    pub file: File,
+    /// What stands before the names of its jobs, such as `deploy / `.
+    pub prefix: String,
+    /// The jobs to run, none before what it needs.
+    pub jobs: Vec<String>,
+    /// Where it lies in the repository that holds it, when that is not the repository of the event.
+    origin: Option<PathBuf>,
+    /// The name of the workflow that runs for the event.
+    title: String,
+    inputs: Map<String, Value>,
+    secrets: BTreeMap<String, String>,
+    /// Values to mask beside the secrets: those of whoever calls it.
+    masks: Vec<String>,
+    calls: usize,
+}
+
 /// One job with one combination of its matrix.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Index into [`Plan::files`].
-    pub file: usize,
+    /// Its workflow.
+    pub instance: Arc<Instance>,
     /// The job's id.
     pub job: String,
     /// Its name with the values of the matrix.
     pub name: String,
     /// The combination.
     pub matrix: Map<String, Value>,
+    /// The `strategy` context.
+    pub strategy: Map<String, Value>,
+    /// A failure of it does not count.
+    pub forgiven: bool,
 }
 
 /// What is to run.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// The workflows.
-    pub files: Vec<File>,
-    /// The jobs that were picked, workflow by workflow, none before what it needs.
-    pub jobs: Vec<(usize, String)>,
+    /// The workflows for the event.
+    pub instances: Vec<Arc<Instance>>,
 }
 
 /// Why there is no plan.
@@ -67,30 +96,44 @@ pub struct Selection {
     pub job: Option<String>,
     /// Values that a matrix may have: alternatives for each key.
     pub matrix: BTreeMap<String, Vec<String>>,
+    /// The event is not told but taken for granted: a workflow that is named runs whatever its filters.
+    pub any_event: bool,
 }
 
 impl Plan {
-    /// Reads the workflows and picks the jobs.
+    /// Reads the workflows and picks the jobs. The texts are warnings and remarks.
     ///
     /// # Errors
     /// When there is no such workflow or job, or a workflow is invalid.
-    pub fn new(context: &Context, selection: &Selection) -> Result<(Self, Vec<Diagnostic>), Error> {
-        let mut plan = Self::default();
-        let mut warnings = Vec::new();
+    pub fn new(context: &Context, selection: &Selection) -> Result<(Self, Vec<String>), Error> {
+        let mut files = Vec::new();
+        let mut remarks = Vec::new();
         let mut problems = Vec::new();
         let mut others = Vec::new();
+        let named = selection.any_event && selection.workflows.as_ref().is_some_and(|path| path.is_file());
         for (path, name) in find_files(context, selection)? {
             let text = fs::read(&path).map_err(|error| Question(format!("{}: {error}", path.display())))?;
             match parse_workflow(&text, &name) {
                 Ok((workflow, found)) => {
-                    warnings.extend(found);
-                    if workflow.on.has_event(&context.event) {
-                        let text = String::from_utf8_lossy(&text).into_owned();
-                        plan.files.push(File { name, text, workflow });
-                    } else {
+                    let Some(trigger) = workflow.on.events.get(&context.event) else {
                         let events: Vec<&str> = workflow.on.events.keys().map(String::as_str).collect();
                         others.push(format!("{name} runs on {}", events.join(", ")));
+                        continue;
+                    };
+                    remarks.extend(found.iter().map(ToString::to_string));
+                    match filter::applies(trigger, context) {
+                        Ok(()) => {}
+                        Err(reason) if named => {
+                            remarks
+                                .push(format!("{name}: a server would not run it for this event: {reason}"));
+                        }
+                        Err(reason) => {
+                            others.push(format!("{name} does not run for this event: {reason}"));
+                            continue;
+                        }
                     }
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    files.push(File { name, text, workflow });
                 }
                 Err(found) => problems.extend(found),
             }
@@ -98,107 +141,232 @@ impl Plan {
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
-        if plan.files.is_empty() {
+        if files.is_empty() {
             let others = others.join("; ");
             return Err(
                 Question(format!("no workflow runs on {:?} ({others}); see --event", context.event)).into()
             );
         }
-        for index in 0..plan.files.len() {
-            plan.pick(index, selection.job.as_deref());
+        remarks.extend(others.into_iter().filter(|other| other.contains("does not run for this event")));
+        let known: Vec<String> = files.iter().flat_map(|file| file.workflow.jobs.keys().cloned()).collect();
+        let mut instances = Vec::new();
+        for file in files {
+            let jobs = match &selection.job {
+                Some(job) => file.workflow.order_of(std::iter::once(job.as_str())),
+                None => file.workflow.order(),
+            };
+            if !jobs.is_empty() {
+                instances.push(Arc::new(Instance::for_event(file, jobs, context)?));
+            }
         }
-        if plan.jobs.is_empty() {
-            let known: Vec<&str> =
-                plan.files.iter().flat_map(|file| file.workflow.jobs.keys().map(String::as_str)).collect();
+        if instances.is_empty() {
             let asked = selection.job.as_deref().unwrap_or_default();
             return Err(
                 Question(format!("there is no job {asked:?}; there are: {}", known.join(", "))).into()
             );
         }
-        Ok((plan, warnings))
+        Ok((Self { instances }, remarks))
     }
 
-    /// Adds the jobs of a file, each behind those that it needs. The parser has refused circles.
-    fn pick(&mut self, index: usize, only: Option<&str>) {
-        let jobs = &self.files[index].workflow.jobs;
-        let mut order: Vec<String> = Vec::new();
-        let mut seen = HashSet::new();
-        let mut stack: Vec<(String, bool)> = jobs
-            .keys()
-            .filter(|id| only.is_none_or(|only| only == id.as_str()))
-            .rev()
-            .map(|id| (id.clone(), false))
-            .collect();
-        while let Some((id, ready)) = stack.pop() {
-            if ready {
-                order.push(id);
-            } else if seen.insert(id.clone()) {
-                stack.push((id.clone(), true));
-                if let Some(job) = jobs.get(&id) {
-                    stack.extend(job.needs.iter().rev().map(|need| (need.value.clone(), false)));
-                }
-            }
-        }
-        self.jobs.extend(order.into_iter().map(|id| (index, id)));
+    /// How many jobs were picked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.instances.iter().map(|instance| instance.jobs.len()).sum()
     }
 
-    /// A job of the plan.
+    /// Whether there is nothing to run.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Instance {
+    fn for_event(file: File, jobs: Vec<String>, context: &Context) -> Result<Self, Question> {
+        let base = Path::new(&file.name)
+            .file_name()
+            .map_or_else(|| file.name.clone(), |base| base.to_string_lossy().into_owned());
+        let declared = match context.event.as_str() {
+            "workflow_dispatch" => file.workflow.on.dispatch_inputs(),
+            "workflow_call" => file.workflow.on.call_inputs(),
+            _ => Vec::new(),
+        };
+        let inputs = typed_inputs(&declared, &context.inputs)?;
+        Ok(Self {
+            title: file.workflow.name.as_ref().map_or(base, |title| title.source().to_owned()),
+            file,
+            prefix: String::new(),
+            jobs,
+            origin: None,
+            inputs,
+            secrets: context.secrets().clone(),
+            masks: Vec::new(),
+            calls: 0,
+        })
+    }
+
+    /// The workflow that a run of this one calls.
+    ///
+    /// # Errors
+    /// Why it cannot be had or given what it wants.
+    pub fn called(
+        &self,
+        context: &Context,
+        run: &Run,
+        needs: &IndexMap<String, Need>,
+        places: &Places,
+    ) -> Result<Option<Self>, String> {
+        self.call(context, run, needs, places, true)
+    }
+
+    /// The jobs of the workflow that a run of this one calls, for a list: whatever it is not given yet is empty.
+    #[must_use]
+    pub fn outline(&self, context: &Context, run: &Run) -> Option<Self> {
+        self.call(context, run, &IndexMap::new(), &Places::none(), false).ok().flatten()
+    }
+
+    fn call(
+        &self,
+        context: &Context,
+        run: &Run,
+        needs: &IndexMap<String, Need>,
+        places: &Places,
+        strict: bool,
+    ) -> Result<Option<Self>, String> {
+        let job = self.job(&run.job);
+        let Some(uses) = &job.uses else { return Ok(None) };
+        let spec = self.spec(context, run, needs, places);
+        let path = std::env::var("PATH").unwrap_or_else(|_| crate::job::environment::DEFAULT_PATH.to_owned());
+        let token = spec.github.get("token").and_then(Value::as_str).unwrap_or_default();
+        let git = Git::new(&path, &places.home).with_token(&spec.actions.instance_url, token);
+        let called = call::load(uses, &spec, &git)?;
+        let fixed = fixed(&spec, &run.job);
+        let frame = Frame::of_job(&self.inputs);
+        let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
+        let inputs = call::inputs(&called.workflow, job, &self.file.name, &view);
+        let secrets = call::secrets(&called.workflow, job, &self.file.name, &self.secrets, &view);
+        let (inputs, secrets) = if strict {
+            (inputs?, secrets?)
+        } else {
+            (inputs.unwrap_or_default(), secrets.unwrap_or_default())
+        };
+        let Called { workflow, text, file, origin } = called;
+        Ok(Some(Self {
+            prefix: format!("{} / ", run.name),
+            jobs: workflow.order(),
+            file: File { name: file, text, workflow },
+            origin,
+            title: self.title.clone(),
+            inputs,
+            secrets,
+            masks: self.masks.iter().chain(self.secrets.values()).cloned().collect(),
+            calls: self.calls + 1,
+        }))
+    }
+
+    /// The outputs of a called workflow, now that its jobs are over.
+    ///
+    /// # Errors
+    /// An output that cannot be computed.
+    pub fn outputs(
+        &self,
+        context: &Context,
+        jobs: &IndexMap<String, Need>,
+    ) -> Result<Vec<(String, String)>, String> {
+        let spec = self.base_spec(context, &Places::none());
+        call::outputs(&self.file.workflow, &self.file.name, &spec, jobs)
+    }
+
+    /// A job of the workflow.
     ///
     /// # Panics
-    /// Never for what [`Plan::jobs`] holds.
+    /// Never for what [`Instance::jobs`] holds.
     #[must_use]
-    pub fn job(&self, file: usize, id: &str) -> &Job {
-        &self.files[file].workflow.jobs[id]
+    pub fn job(&self, id: &str) -> &Job {
+        &self.file.workflow.jobs[id]
+    }
+
+    /// Whether a job is to run at all, by its `if`, now that what it needs has ended.
+    ///
+    /// # Errors
+    /// When its `if` cannot be evaluated.
+    pub fn wants_to_run(
+        &self,
+        context: &Context,
+        id: &str,
+        needs: &IndexMap<String, Need>,
+    ) -> Result<bool, String> {
+        let spec = JobSpec { needs: needs.clone(), ..self.base_spec(context, &Places::none()) };
+        let fixed = Fixed::new(&spec, id, Object::new(), Object::new(), false);
+        let frame = Frame::of_job(&spec.inputs);
+        let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
+        let status = needs_status(needs.values().map(|need| need.result.as_ref()));
+        let success = Condition::success();
+        let condition = self.job(id).condition.as_ref().unwrap_or(&success);
+        condition.holds(&JobView { view, needs: status }).map_err(|error| self.said(&error))
+    }
+
+    fn said(&self, error: &EvaluationError) -> String {
+        format!("{}:{error}", self.file.name)
     }
 
     /// The variants of a job, now that what it needs has ended.
     ///
     /// # Errors
-    /// When its matrix or its name cannot be evaluated.
+    /// When its matrix, its name or its strategy cannot be evaluated.
     pub fn runs(
-        &self,
+        self: &Arc<Self>,
         context: &Context,
         selection: &Selection,
-        file: usize,
         id: &str,
         needs: &IndexMap<String, Need>,
     ) -> Result<Vec<Run>, String> {
-        let job = self.job(file, id);
-        let said = |error: crate::workflow::EvaluationError| format!("{}:{error}", self.files[file].name);
-        let spec = self.spec(context, file, id, needs, &Places::none());
-        let view_of = |fixed: &Fixed, frame: &Frame, job: &Job| {
-            job.strategy
-                .as_ref()
-                .and_then(|strategy| strategy.matrix.as_ref())
-                .map(|matrix| matrix.combinations(&View { fixed, frame, env: &[], status: Status::Success }))
-        };
-        let fixed = Fixed::new(&spec, id, Object::new(), Object::new(), false);
+        let job = self.job(id);
+        let said = |error: EvaluationError| self.said(&error);
+        let spec = JobSpec { needs: needs.clone(), ..self.base_spec(context, &Places::none()) };
         let frame = Frame::of_job(&spec.inputs);
-        let combinations = match view_of(&fixed, &frame, job) {
-            Some(combinations) => combinations.map_err(said)?,
-            None => vec![Object::new()],
-        };
+        let bare = Fixed::new(&spec, id, Object::new(), Object::new(), false);
+        let view = View { fixed: &bare, frame: &frame, env: &[], status: Status::Success };
+        let combinations: Vec<Object> = job
+            .combinations(&view)
+            .map_err(said)?
+            .into_iter()
+            .filter(|matrix| {
+                matrix.iter().all(|(key, value)| {
+                    selection.matrix.get(key).is_none_or(|values| values.contains(&value.to_text()))
+                })
+            })
+            .collect();
+        let total = combinations.len();
         let mut runs = Vec::new();
-        for matrix in combinations {
-            let wanted = |key: &str, value: &crate::workflow::Value| {
-                selection.matrix.get(key).is_none_or(|values| values.contains(&value.to_text()))
-            };
-            if !matrix.iter().all(|(key, value)| wanted(key, value)) {
-                continue;
-            }
-            let fixed = Fixed::new(&spec, id, matrix.clone(), Object::new(), false);
+        for (index, matrix) in combinations.into_iter().enumerate() {
+            let strategy = job.strategy_values(&view, index, total).map_err(said)?;
+            let fixed = Fixed::new(&spec, id, matrix.clone(), object(&strategy), false);
             let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
-            let values: Vec<String> = matrix.iter().map(|(_, value)| plain(value)).collect();
+            let values = call::values(&matrix);
             let name = match &job.name {
                 Some(name) if name.is_literal() && !values.is_empty() => {
-                    format!("{} ({})", name.source(), values.join(", "))
+                    format!("{} ({values})", name.source())
                 }
                 Some(name) => name.render(&view).map_err(said)?,
                 None if values.is_empty() => id.to_owned(),
-                None => format!("{id} ({})", values.join(", ")),
+                None => format!("{id} ({values})"),
             };
-            let matrix = matrix.iter().map(|(key, value)| (key.to_owned(), value.to_json())).collect();
-            runs.push(Run { file, job: id.to_owned(), name, matrix });
+            let forgiven = match &job.continue_on_error {
+                Some(template) => {
+                    let value = template.value(&view).map_err(said)?;
+                    value.is_truthy() && value.text() != "false"
+                }
+                None => false,
+            };
+            runs.push(Run {
+                instance: self.clone(),
+                job: id.to_owned(),
+                name: format!("{}{name}", self.prefix),
+                matrix: matrix.iter().map(|(key, value)| (key.to_owned(), value.to_json())).collect(),
+                strategy,
+                forgiven,
+            });
         }
         Ok(runs)
     }
@@ -208,48 +376,45 @@ impl Plan {
     /// # Errors
     /// When they cannot be evaluated.
     pub fn labels(&self, context: &Context, run: &Run) -> Result<Vec<String>, String> {
-        let spec = self.spec(context, run.file, &run.job, &IndexMap::new(), &Places::none());
-        let matrix = object(&run.matrix);
-        let fixed = Fixed::new(&spec, &run.job, matrix, Object::new(), false);
+        let spec = self.spec(context, run, &IndexMap::new(), &Places::none());
+        let fixed = fixed(&spec, &run.job);
         let frame = Frame::of_job(&spec.inputs);
         let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
-        let labels = self.job(run.file, &run.job).runs_on.labels(&view);
-        labels.map_err(|error| format!("{}:{error}", self.files[run.file].name))
+        self.job(&run.job).runs_on.labels(&view).map_err(|error| self.said(&error))
     }
 
-    /// The specification of a job, without its combination.
+    /// The specification of a run.
     #[must_use]
     pub fn spec(
         &self,
         context: &Context,
-        file: usize,
-        id: &str,
+        run: &Run,
         needs: &IndexMap<String, Need>,
         places: &Places,
     ) -> JobSpec {
-        let File { name, text, workflow } = &self.files[file];
-        let mut github = context.github.clone();
-        let base = Path::new(name)
-            .file_name()
-            .map_or_else(|| name.clone(), |base| base.to_string_lossy().into_owned());
-        let title = workflow.name.as_ref().map_or(base, |title| title.source().to_owned());
-        github.insert("workflow".to_owned(), title.into());
-        let inputs = if context.event == "workflow_dispatch" {
-            typed_inputs(&workflow.on.dispatch_inputs(), &context.inputs)
-        } else {
-            Map::new()
-        };
         JobSpec {
-            workflow: text.clone(),
-            workflow_file: name.clone(),
-            job: Some(id.to_owned()),
+            job: Some(run.job.clone()),
+            matrix: Some(run.matrix.clone()),
+            strategy: Some(run.strategy.clone()),
+            needs: needs.clone(),
+            ..self.base_spec(context, places)
+        }
+    }
+
+    fn base_spec(&self, context: &Context, places: &Places) -> JobSpec {
+        let mut github = context.github.clone();
+        github.insert("workflow".to_owned(), self.title.clone().into());
+        JobSpec {
+            workflow: self.file.text.clone(),
+            workflow_file: self.file.name.clone(),
+            job: None,
             matrix: Some(Map::new()),
             github,
-            inputs,
-            secrets: context.secrets().clone(),
+            inputs: self.inputs.clone(),
+            secrets: self.secrets.clone(),
             vars: context.vars.clone(),
-            needs: needs.clone(),
-            masks: Vec::new(),
+            needs: IndexMap::new(),
+            masks: self.masks.clone(),
             env: context.env.clone(),
             runner: RunnerInfo { name: "exec".to_owned(), labels: Vec::new() },
             places: places.clone(),
@@ -264,24 +429,42 @@ impl Plan {
                 github_mirror: None,
                 embedded: true,
                 checkout_from: Some(context.root.clone()),
+                offline: context.offline,
+                mirrors: context.mirrors.clone(),
+                native: NativeActions { policy: context.native, insecure: false },
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,
             patience: Patience::default(),
             journal_limit: u64::MAX,
+            strategy: None,
+            nested: false,
+            calls: self.calls,
+            origin: self.origin.clone(),
         }
     }
 }
 
-fn plain(value: &crate::workflow::Value) -> String {
-    match value {
-        crate::workflow::Value::Array(_) | crate::workflow::Value::Object(_) => value.to_json().to_string(),
-        other => other.to_text(),
+/// The contexts of a run whose specification names its combination.
+fn fixed(spec: &JobSpec, id: &str) -> Fixed {
+    let object_of = |map: &Option<Map<String, Value>>| map.as_ref().map(object).unwrap_or_default();
+    Fixed::new(spec, id, object_of(&spec.matrix), object_of(&spec.strategy), false)
+}
+
+/// What a variant's end counts as for the job.
+#[must_use]
+pub const fn counts(run: &Run, conclusion: Conclusion) -> Conclusion {
+    match conclusion {
+        Conclusion::Failure if run.forgiven => Conclusion::Success,
+        conclusion => conclusion,
     }
 }
 
-/// Inputs of `workflow_dispatch` with their declared types and defaults.
-fn typed_inputs(declared: &[DispatchInput], given: &[(String, String)]) -> Map<String, Value> {
+/// Inputs of the event with their declared types and defaults.
+fn typed_inputs(
+    declared: &[DispatchInput],
+    given: &[(String, String)],
+) -> Result<Map<String, Value>, Question> {
     let mut inputs = Map::new();
     for input in declared {
         let given = given.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(&input.name));
@@ -290,14 +473,34 @@ fn typed_inputs(declared: &[DispatchInput], given: &[(String, String)]) -> Map<S
             (None, Some(default)) => default.source().to_owned(),
             (None, None) => String::new(),
         };
+        let wrong = |wanted: String| Question(format!("--input {}={text}: expected {wanted}", input.name));
         let value = match input.kind {
-            InputType::Boolean => Value::Bool(text == "true"),
-            InputType::Number => text.parse::<f64>().map_or(Value::Null, Value::from),
+            InputType::Boolean => match text.as_str() {
+                "true" => Value::Bool(true),
+                "false" | "" => Value::Bool(false),
+                _ => return Err(wrong("true or false".to_owned())),
+            },
+            InputType::Number if text.is_empty() => Value::Null,
+            InputType::Number => match crate::workflow::Value::from(text.as_str()).to_number() {
+                number if number.is_finite() => crate::workflow::Value::Number(number).to_json(),
+                _ => return Err(wrong("a number".to_owned())),
+            },
+            InputType::Choice if given.is_some() && !input.options.contains(&text) => {
+                return Err(wrong(format!("one of {}", input.options.join(", "))));
+            }
             InputType::String | InputType::Choice | InputType::Environment => text.into(),
         };
         inputs.insert(input.name.clone(), value);
     }
-    inputs
+    let missing = declared.iter().find(|input| {
+        input.required
+            && input.default.is_none()
+            && !given.iter().any(|(name, _)| name.eq_ignore_ascii_case(&input.name))
+    });
+    match missing {
+        Some(input) => Err(Question(format!("the input {0:?} is required: --input {0}=VALUE", input.name))),
+        None => Ok(inputs),
+    }
 }
 
 /// The workflow files to read, each with the name to show.

@@ -261,6 +261,22 @@ fn shown(text: &str) -> Shown<'_> {
     Shown::Plain(text)
 }
 
+/// Says why a job could not be run.
+pub fn problem(out: &Shared, style: Style, run: &Run, message: &str) {
+    let text = match style {
+        Style::Json => {
+            let row =
+                json!({"event": "log", "job": run.job, "step": null, "text": format!("##[error]{message}")});
+            let end = json!({"event": "job-ended", "job": run.job, "name": run.name, "result": "failure"});
+            format!("{row}\n{end}\n")
+        }
+        Style::Text { colour, .. } => format!("{}: {} {message}\n", run.name, paint(colour, "31", "Error:")),
+    };
+    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody may be reading any more.
+    let _ = out.write_all(text.as_bytes());
+}
+
 /// The mark of a state.
 #[must_use]
 pub fn mark(conclusion: Conclusion, colour: bool) -> String {
@@ -273,7 +289,9 @@ pub fn mark(conclusion: Conclusion, colour: bool) -> String {
     paint(colour, code, mark)
 }
 
-fn paint(colour: bool, code: &str, text: &str) -> String {
+/// A text in a colour, by its ANSI code.
+#[must_use]
+pub fn paint(colour: bool, code: &str, text: &str) -> String {
     if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 

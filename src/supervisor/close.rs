@@ -41,7 +41,9 @@ impl fmt::Display for Gone {
                 "The job process is gone, and the job had not ended. How it went is not known: another daemon had \
                  started it.",
             ),
-            Self::NeverStarted => f.write_str("The job was never started."),
+            Self::NeverStarted => f.write_str(
+                "The job was never started: the daemon died while it wrote the task down, or could not start it.",
+            ),
         }
     }
 }

@@ -31,6 +31,10 @@ use crate::job::remove;
 use crate::job::spec::JobSpec;
 
 const NEW: &str = ".new-";
+const SPEC_UNFINISHED: &str = "spec.json.new";
+/// A disk with less room than this, in bytes, or fewer files, is full.
+const LEAST_ROOM: u64 = 1024 * 1024;
+const LEAST_FILES: u64 = 32;
 /// Room for the last rows and events of a job, in bytes.
 const RESERVE: usize = 64 * 1024;
 
@@ -67,6 +71,9 @@ pub struct Meta {
     pub steps: Vec<StepInfo>,
     /// A directory outside of the job's own that is removed with it.
     pub work: Option<PathBuf>,
+    /// The refs whose cache entries the job sees, the first of which it saves under.
+    #[serde(default)]
+    pub cache_refs: Vec<String>,
 }
 
 /// The directory of one job.
@@ -128,6 +135,24 @@ impl StateDir {
         Ok(Lock { _file: file })
     }
 
+    /// Sees that a task could be written down here: a job that is taken without that would only fail.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] when the disk is full, has no file left, or can be read only.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let Ok(disk) = rustix::fs::statvfs(&self.path) else { return Ok(()) };
+        let what = if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            "can only be read".to_owned()
+        } else if disk.f_bavail.saturating_mul(disk.f_frsize) < LEAST_ROOM {
+            format!("has less than {} KiB left", LEAST_ROOM >> 10)
+        } else if disk.f_files > 0 && disk.f_favail < LEAST_FILES {
+            format!("has less than {LEAST_FILES} files left")
+        } else {
+            return Ok(());
+        };
+        Err(Error::NoRoom { path: self.path.clone(), what })
+    }
+
     /// Where the directory of a task is, or would be.
     #[must_use]
     pub fn job(&self, task: i64) -> PathBuf {
@@ -148,9 +173,17 @@ impl StateDir {
         DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
         let unfinished = JobDir { task, path: new.clone() };
         let write = || {
-            write_json(&unfinished.meta(), meta)?;
-            write_json(&unfinished.spec(), spec)?;
-            write_json(&unfinished.token(), &token)?;
+            // First all of it, the spec last, then the disk: who dies meanwhile has lost the task only if it dies in the
+            // first of these moments.
+            let files = [
+                write_file(&unfinished.meta(), meta)?,
+                write_file(&unfinished.token(), &token)?,
+                write_file(&new.join(SPEC_UNFINISHED), spec)?,
+            ];
+            std::fs::rename(new.join(SPEC_UNFINISHED), unfinished.spec()).map_err(Error::io(&new))?;
+            for file in files {
+                file.sync_all().map_err(Error::io(&new))?;
+            }
             sync_directory(&new)?;
             std::fs::rename(&new, &path).map_err(Error::io(&path))
         };
@@ -164,7 +197,7 @@ impl StateDir {
     }
 
     /// The jobs that earlier daemons left, oldest task first. What a crash left half written is among them, without
-    /// a spec.
+    /// a spec; what was only not yet in its place is whole.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -180,7 +213,10 @@ impl StateDir {
             let Ok(task) = number.parse::<i64>() else { continue };
             if number.len() != name.len() {
                 let whole = folder.join(number);
-                remove_file(&path.join("spec.json"))?;
+                let unfinished = JobDir { task, path: path.clone() };
+                if !unfinished.is_whole() {
+                    remove_file(&unfinished.spec())?;
+                }
                 std::fs::rename(&path, &whole).map_err(Error::io(&whole))?;
                 path = whole;
             }
@@ -264,6 +300,15 @@ impl JobDir {
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default()
+    }
+
+    /// Whether all is there that was to be written before the job could begin.
+    fn is_whole(&self) -> bool {
+        let reads = |path: &Path| {
+            std::fs::read(path)
+                .is_ok_and(|text| serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok())
+        };
+        reads(&self.meta()) && reads(&self.token()) && reads(&self.spec())
     }
 
     /// True when nobody has ever begun to run this job, and it can be run.
@@ -399,10 +444,18 @@ impl JobDir {
 
 /// Writes a file for this user only and waits until it is on the disk.
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    write_file(path, value)?.sync_all().map_err(Error::io(path))
+}
+
+/// Writes a file for this user only.
+fn write_file(path: &Path, value: &impl Serialize) -> Result<File, Error> {
     let write = || {
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-        serde_json::to_writer(io::BufWriter::new(&mut file), value)?;
-        file.sync_all()
+        let mut buffer = io::BufWriter::new(&mut file);
+        serde_json::to_writer(&mut buffer, value)?;
+        buffer.flush()?;
+        drop(buffer);
+        Ok(file)
     };
     write().map_err(Error::io(path))
 }

@@ -74,6 +74,14 @@ pub enum Error {
         /// Its process id.
         pid: Option<u32>,
     },
+    /// Nothing can be written.
+    #[error("{}: the disk {what}", path.display())]
+    NoRoom {
+        /// A directory on it.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// A task with this number is here already.
     #[error("{}: this task is here already", path.display())]
     Present {
@@ -479,5 +487,34 @@ mod tests {
         let jobs = state.jobs().unwrap();
         assert_eq!(jobs.iter().map(JobDir::task).collect::<Vec<_>>(), [12]);
         assert!(!jobs[0].may_start().unwrap());
+    }
+
+    #[test]
+    fn a_task_that_was_written_down_and_not_yet_in_its_place_is_started() {
+        let (state, job) = job();
+        std::fs::rename(job.path(), state.path().join("jobs/.new-7")).unwrap();
+        let jobs = StateDir::open(state.path()).unwrap().jobs().unwrap();
+        assert_eq!(jobs.len(), 1);
+        assert!(jobs[0].may_start().unwrap());
+    }
+
+    #[test]
+    fn what_a_dead_job_process_left_running_is_found_without_a_control_group() {
+        let (_state, dir) = job();
+        let mark = format!("sower-test-{}", std::process::id());
+        let trace = Trace { mark: mark.clone(), ..Trace::default() };
+        dir.write_trace(&trace).unwrap();
+        let mut marked = Command::new("/bin/sh")
+            .args(["-c", "env -i sleep 3600 & echo $!; exec sleep 3600"])
+            .env("RUNNER_TRACKING_ID", &mark)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(marked.stdout.take().unwrap()), &mut line).unwrap();
+        let child = Identity::of(line.trim().parse().unwrap()).unwrap();
+        assert_eq!(sweep(&dir), 2, "the marked one, and what it has started without a mark");
+        marked.wait().unwrap();
+        assert!(!child.is_alive());
     }
 }

@@ -24,7 +24,34 @@ pub struct Matrix {
 pub(super) enum Tree {
     Scalar(Template),
     Sequence(Vec<Tree>),
-    Mapping(Vec<(Key, Tree)>),
+    Mapping(Vec<(Name, Tree)>),
+}
+
+/// A key of a mapping in a part of a document.
+#[derive(Debug, Clone)]
+pub(super) enum Name {
+    Literal(String),
+    /// `${{ insert }}`: the names and values of an object.
+    Insert,
+    Computed(Template),
+}
+
+impl Name {
+    pub(super) fn read(key: &Key) -> Result<Self, EvaluationError> {
+        if is_insert(&key.text) {
+            Ok(Self::Insert)
+        } else if key.text.contains("${{") {
+            Template::parse(&key.text, key.place).map(Self::Computed)
+        } else {
+            Ok(Self::Literal(key.text.clone()))
+        }
+    }
+}
+
+/// Whether a key is GitHub's `${{ insert }}`.
+pub(super) fn is_insert(key: &str) -> bool {
+    let inner = key.trim().strip_prefix("${{").and_then(|rest| rest.strip_suffix("}}"));
+    inner.is_some_and(|inner| inner.trim().eq_ignore_ascii_case("insert"))
 }
 
 impl Tree {
@@ -32,16 +59,47 @@ impl Tree {
         Ok(match self {
             Self::Scalar(template) => template.value(scope)?,
             Self::Sequence(items) => {
-                Value::from(items.iter().map(|item| item.value(scope)).collect::<Result<Vec<_>, _>>()?)
+                let mut values = Vec::with_capacity(items.len());
+                for item in items {
+                    match (item, item.value(scope)?) {
+                        // An item that is computed and is a list stands for its items.
+                        (Self::Scalar(template), Value::Array(inner)) if template.is_sole_expression() => {
+                            values.extend(inner.iter().cloned());
+                        }
+                        (_, value) => values.push(value),
+                    }
+                }
+                Value::from(values)
             }
             Self::Mapping(entries) => {
                 let mut object = Object::new();
-                for (key, tree) in entries {
-                    object.insert(key.text.as_str(), tree.value(scope)?);
+                for (name, tree) in entries {
+                    let value = tree.value(scope)?;
+                    match (name, value) {
+                        (Name::Literal(name), value) => object.insert(name.as_str(), value),
+                        (Name::Computed(template), value) => object.insert(template.render(scope)?, value),
+                        (Name::Insert, Value::Object(inner)) => {
+                            inner.iter().for_each(|(name, value)| object.insert(name, value.clone()));
+                        }
+                        (Name::Insert, Value::Null) => {}
+                        (Name::Insert, other) => {
+                            let message =
+                                format!("'${{{{ insert }}}}' takes an object, not a {}", other.kind_name());
+                            return Err(EvaluationError::new(tree.place(), message));
+                        }
+                    }
                 }
                 object.into()
             }
         })
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Self::Scalar(template) => template.place,
+            Self::Sequence(items) => items.first().map_or(Place::START, Self::place),
+            Self::Mapping(entries) => entries.first().map_or(Place::START, |(_, tree)| tree.place()),
+        }
     }
 
     pub(super) fn templates(&self) -> Vec<&Template> {
@@ -51,7 +109,14 @@ impl Tree {
             match tree {
                 Self::Scalar(template) => found.push(template),
                 Self::Sequence(items) => open.extend(items),
-                Self::Mapping(entries) => open.extend(entries.iter().map(|(_, tree)| tree)),
+                Self::Mapping(entries) => {
+                    for (name, tree) in entries {
+                        if let Name::Computed(template) = name {
+                            found.push(template);
+                        }
+                        open.push(tree);
+                    }
+                }
             }
         }
         found
@@ -225,6 +290,16 @@ mod tests {
         assert_eq!(combinations("{}"), "{}");
         assert_eq!(combinations("{v: ['${{ 1 }}', x]}"), r#"{"v":1} {"v":"x"}"#);
         assert_eq!(combinations("{v: '${{ fromJSON(needs.a.outputs.list) }}'}"), r#"{"v":1} {"v":2}"#);
+        assert_eq!(
+            combinations("{v: ['${{ fromJSON(needs.a.outputs.list) }}', 3]}"),
+            r#"{"v":1} {"v":2} {"v":3}"#
+        );
+        assert_eq!(
+            combinations(
+                "{'${{ format(''{0}'', ''k'') }}': [{'${{ insert }}': {a: 1}, '${{insert}}': {b: 2}}]}"
+            ),
+            r#"{"k":{"a":1,"b":2}}"#
+        );
         assert_eq!(combinations("\"${{ fromJSON('{\\\"v\\\":[3]}') }}\""), r#"{"v":3}"#);
     }
 

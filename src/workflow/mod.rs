@@ -17,7 +17,7 @@ mod parse;
 mod testing;
 
 pub use action::{Action, Input, Runs, parse_action};
-pub use check::{check_action, check_workflow};
+pub use check::{check_action, check_workflow, check_workflow_for};
 pub use diagnostic::{Diagnostic, Severity, snippet};
 pub use expression::{Expression, ExpressionError, ExpressionErrorKind, Object, Scope, Status, Value};
 pub use hash_files::hash_files;

@@ -1,9 +1,11 @@
 //! The typed model of a workflow: what its file says, with positions, before anything is evaluated.
 
+use std::collections::HashSet;
+
 use indexmap::IndexMap;
 
-use super::expression::{Scope, Value};
-use super::matrix::Matrix;
+use super::expression::{Object, Scope, Value};
+use super::matrix::{Matrix, is_insert};
 use super::template::{Condition, EvaluationError, Template};
 use crate::yaml::{Key, Node, Place};
 
@@ -89,6 +91,79 @@ pub struct Job {
     pub secrets: JobSecrets,
 }
 
+impl Workflow {
+    /// The ids of the jobs, none before what it needs. (The parser has refused circles.)
+    #[must_use]
+    pub fn order(&self) -> Vec<String> {
+        self.order_of(self.jobs.keys().map(String::as_str))
+    }
+
+    /// These jobs and all that they need, none before what it needs.
+    pub fn order_of<'a>(&'a self, wanted: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
+        let mut order: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut stack: Vec<(&str, bool)> = wanted.rev().map(|id| (id, false)).collect();
+        while let Some((id, ready)) = stack.pop() {
+            if ready {
+                order.push(id.to_owned());
+            } else if let Some(job) = self.jobs.get(id)
+                && seen.insert(id)
+            {
+                stack.push((id, true));
+                stack.extend(job.needs.iter().rev().map(|need| (need.value.as_str(), false)));
+            }
+        }
+        order
+    }
+}
+
+impl Job {
+    /// The combinations of its matrix; one empty object for a job without a matrix.
+    ///
+    /// # Errors
+    /// As [`Matrix::combinations`].
+    pub fn combinations(&self, scope: &dyn Scope) -> Result<Vec<Object>, EvaluationError> {
+        match self.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref()) {
+            Some(matrix) => matrix.combinations(scope),
+            None => Ok(vec![Object::new()]),
+        }
+    }
+
+    /// The `strategy` context of one of `total` combinations.
+    ///
+    /// # Errors
+    /// When `fail-fast` or `max-parallel` cannot be computed, with its place.
+    pub fn strategy_values(
+        &self,
+        scope: &dyn Scope,
+        index: usize,
+        total: usize,
+    ) -> Result<serde_json::Map<String, serde_json::Value>, EvaluationError> {
+        let declared = self.strategy.as_ref();
+        let fail_fast = match declared.and_then(|strategy| strategy.fail_fast.as_ref()) {
+            // A server writes its values as text.
+            Some(template) => template.value(scope)?.text() != "false",
+            None => true,
+        };
+        let max_parallel = match declared.and_then(|strategy| strategy.max_parallel.as_ref()) {
+            Some(template) => Some(template.value(scope)?.to_number()),
+            None => None,
+        };
+        let max_parallel = max_parallel.filter(|number| number.is_finite() && *number >= 1.0);
+        let max_parallel =
+            max_parallel.map_or_else(|| total.into(), |number| Value::Number(number.floor()).to_json());
+        Ok([
+            ("fail-fast", fail_fast.into()),
+            ("job-index", index.into()),
+            ("job-total", total.into()),
+            ("max-parallel", max_parallel),
+        ]
+        .into_iter()
+        .map(|(name, value): (&str, serde_json::Value)| (name.to_owned(), value))
+        .collect())
+    }
+}
+
 /// `jobs.ID.secrets`.
 #[derive(Debug, Clone, Default)]
 pub enum JobSecrets {
@@ -172,18 +247,30 @@ impl Env {
     pub fn render(&self, scope: &dyn Scope) -> Result<Vec<(String, String)>, EvaluationError> {
         match self {
             Self::Map(entries) => {
-                entries.iter().map(|(name, template)| Ok((name.clone(), template.render(scope)?))).collect()
-            }
-            Self::Expression(template) => match template.value(scope)? {
-                Value::Null => Ok(Vec::new()),
-                Value::Object(object) => {
-                    Ok(object.iter().map(|(name, value)| (name.to_owned(), value.to_text())).collect())
+                let mut rendered = Vec::with_capacity(entries.len());
+                for (name, template) in entries {
+                    if is_insert(name) {
+                        rendered.extend(Self::spread(template, scope)?);
+                    } else {
+                        rendered.push((name.clone(), template.render(scope)?));
+                    }
                 }
-                other => Err(EvaluationError::new(
-                    template.place,
-                    format!("'env' must be an object of names and values, not a {}", other.kind_name()),
-                )),
-            },
+                Ok(rendered)
+            }
+            Self::Expression(template) => Self::spread(template, scope),
+        }
+    }
+
+    fn spread(template: &Template, scope: &dyn Scope) -> Result<Vec<(String, String)>, EvaluationError> {
+        match template.value(scope)? {
+            Value::Null => Ok(Vec::new()),
+            Value::Object(object) => {
+                Ok(object.iter().map(|(name, value)| (name.to_owned(), value.to_text())).collect())
+            }
+            other => Err(EvaluationError::new(
+                template.place,
+                format!("'env' must be an object of names and values, not a {}", other.kind_name()),
+            )),
         }
     }
 }
@@ -345,6 +432,29 @@ impl Triggers {
     #[must_use]
     pub fn call_inputs(&self) -> Vec<DispatchInput> {
         self.inputs_of("workflow_call")
+    }
+
+    /// The secrets that `workflow_call` declares, and whether each is required.
+    #[must_use]
+    pub fn call_secrets(&self) -> Vec<(String, bool)> {
+        let required =
+            |node: &Node| node.get("required").and_then(Node::scalar_text).is_some_and(|text| text == "true");
+        self.of_call("secrets").iter().map(|(key, node)| (key.text.clone(), required(node))).collect()
+    }
+
+    /// The outputs that `workflow_call` declares.
+    #[must_use]
+    pub fn call_outputs(&self) -> Vec<(String, Template)> {
+        let value = |node: &Node| Template::from_node(node.get("value")?).ok();
+        self.of_call("outputs")
+            .iter()
+            .filter_map(|(key, node)| Some((key.text.clone(), value(node)?)))
+            .collect()
+    }
+
+    fn of_call(&self, what: &str) -> &[(Key, Node)] {
+        let trigger = self.events.get("workflow_call").and_then(|trigger| trigger.filters.get(what));
+        trigger.and_then(Node::as_mapping).unwrap_or_default()
     }
 
     fn inputs_of(&self, event: &str) -> Vec<DispatchInput> {

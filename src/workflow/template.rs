@@ -47,6 +47,11 @@ impl Placed {
         self.expression.evaluate(scope).map_err(|error| located(&error, &self.text, self.place, self.indent))
     }
 
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+
     /// The place in the file of a position in the expression (in characters from 1).
     pub(super) fn at(&self, position: usize) -> Place {
         advance(self.place, &self.text, position, self.indent)
@@ -99,6 +104,15 @@ impl Template {
     /// An expression that cannot be read, or is not closed, with its place.
     pub fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
         Self::read(text, place, 0, |offset| advance(place, text, text[..offset].chars().count() + 1, 0))
+    }
+
+    /// A text without anything in it.
+    pub(super) fn nothing(place: Place) -> Self {
+        let source: Arc<str> = "".into();
+        Self {
+            place,
+            inner: Arc::new(Inner { value: Value::from(source.clone()), source, parts: Vec::new() }),
+        }
     }
 
     /// Reads a scalar of a YAML document; its numbers and booleans keep their type.
@@ -336,6 +350,12 @@ impl Condition {
     #[must_use]
     pub fn always() -> Self {
         Self { place: Place::START, source: "always()".to_owned(), test: Test::True, needs_success: false }
+    }
+
+    /// The same condition, without the `success()` that one without a status function asks for: `pre-if`, `post-if`.
+    #[must_use]
+    pub fn whatever_happened(self) -> Self {
+        Self { needs_success: false, ..self }
     }
 
     /// Whether it holds. Without a status function in it, it holds only if nothing failed before.

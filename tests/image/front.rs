@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A request as it came in, body left out.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub(crate) struct Seen {
     /// Path and query.
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    /// Only where there is no registry behind.
+    pub(crate) body: Vec<u8>,
 }
 
 /// What to do with a request.
@@ -23,6 +26,12 @@ pub(crate) enum Do {
     CutAfter(usize),
     /// Hand it on and replace this in the head of the answer.
     Rewrite(String, String),
+    /// Hand it on, the body only after so long.
+    PassSlowly(Duration),
+    /// Hand it on with one byte of the body changed.
+    Damage,
+    /// Take it and end the connection without an answer.
+    Hang,
     /// Answer: status line, headers, body.
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
 }
@@ -106,12 +115,20 @@ fn serve(
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("authorization").then(|| value.trim().to_owned())
     });
-    let seen = Seen { method: method.to_owned(), path: path.to_owned(), authorization };
+    let mut seen = Seen { method: method.to_owned(), path: path.to_owned(), authorization, body: Vec::new() };
+    if behind.is_none() {
+        seen.body = drain(&mut client, &text);
+    }
     all.lock().unwrap().push(seen.clone());
-    let (limit, rewrite) = match rule(&seen) {
+    let act = rule(&seen);
+    let damage = matches!(act, Do::Damage);
+    let wait = if let Do::PassSlowly(wait) = act { wait } else { Duration::ZERO };
+    let (limit, rewrite) = match act {
         Do::Answer(status, headers, body) => {
             // The body of the request is read to its end, or the close would reset the connection.
-            drain(&mut client, &text);
+            if behind.is_some() {
+                drain(&mut client, &text);
+            }
             let mut answer = format!(
                 "HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Length: {}\r\n",
                 body.len()
@@ -125,7 +142,9 @@ fn serve(
             }
             return client.shutdown(std::net::Shutdown::Write);
         }
-        Do::Pass => (usize::MAX, None),
+        Do::Pass | Do::Damage => (usize::MAX, None),
+        Do::PassSlowly(_) => (usize::MAX, None),
+        Do::Hang => return client.shutdown(std::net::Shutdown::Both),
         Do::CutAfter(limit) => (limit, None),
         Do::Rewrite(from, to) => (usize::MAX, Some((from, to))),
     };
@@ -134,6 +153,7 @@ fn serve(
     server.write_all(close_after(&head).as_bytes())?;
     let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
     let up = std::thread::spawn(move || {
+        std::thread::sleep(wait);
         let mut left = limit;
         let mut buffer = [0; 16 * 1024];
         while left > 0 {
@@ -142,6 +162,10 @@ fn serve(
                 Ok(count) => {
                     let count = count.min(left);
                     left -= count;
+                    if damage && count > 5000 {
+                        // Well inside of a chunk.
+                        buffer[count / 2] ^= 1;
+                    }
                     if to.write_all(&buffer[..count]).is_err() {
                         return;
                     }
@@ -162,23 +186,37 @@ fn serve(
     Ok(())
 }
 
-/// Reads a body of known length; a streamed one is read until it pauses.
-fn drain(client: &mut TcpStream, head: &str) {
+/// Reads a body, of known length or in chunks, which are put together.
+fn drain(client: &mut TcpStream, head: &str) -> Vec<u8> {
     let length = head.split("\r\n").find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    let mut left: usize = length.unwrap_or(if chunked { usize::MAX } else { 0 });
-    let mut buffer = [0; 16 * 1024];
-    let mut last = Vec::new();
-    while left > 0 && !(chunked && last.ends_with(b"0\r\n\r\n")) {
-        match client.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(count) => {
-                left = left.saturating_sub(count);
-                last = buffer[count.saturating_sub(5)..count].to_vec();
+    let mut body = Vec::new();
+    if let Some(length) = length {
+        // A client that goes away is part of the tests.
+        let _ = client.take(length as u64).read_to_end(&mut body);
+    } else if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        while let Some(size) = chunk_size(client) {
+            let before = body.len();
+            if client.take(size as u64).read_to_end(&mut body).is_err() || body.len() - before < size {
+                break;
+            }
+            let mut end = [0; 2];
+            if client.read_exact(&mut end).is_err() || size == 0 {
+                break;
             }
         }
     }
+    body
+}
+
+fn chunk_size(client: &mut TcpStream) -> Option<usize> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\r\n") {
+        client.read_exact(&mut byte).ok()?;
+        line.push(byte[0]);
+    }
+    usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()
 }

@@ -33,38 +33,71 @@ pub(crate) fn part_ok(program: &str, arguments: &[&str]) -> Vec<u8> {
 pub(crate) struct DockerRegistry {
     pub(crate) address: SocketAddr,
     child: Child,
-    _directory: tempfile::TempDir,
+    command: Vec<String>,
+    directory: tempfile::TempDir,
 }
 
 impl DockerRegistry {
     /// Starts one; `extra` is put into its configuration.
     pub(crate) fn start(extra: &str) -> Self {
+        Self::configured(extra, "", &["docker-registry"])
+    }
+
+    /// One whose files cannot grow past so many bytes: to those who write them that looks like a full disk.
+    pub(crate) fn start_limited(bytes: u64) -> Self {
+        Self::configured("", "", &["prlimit", &format!("--fsize={bytes}"), "docker-registry"])
+    }
+
+    /// One that speaks HTTPS.
+    pub(crate) fn start_with_tls(cert: &str, key: &str) -> Self {
+        Self::configured("", &format!(", tls: {{certificate: {cert}, key: {key}}}"), &["docker-registry"])
+    }
+
+    fn configured(extra: &str, http: &str, command: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = directory.path().join("config.yml");
         let data = directory.path().join("data");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: {address}}}\n{extra}",
+             http: {{addr: {address}{http}}}\n{extra}",
             data.display()
         );
         std::fs::write(&config, text).unwrap();
-        let child = Command::new("docker-registry")
+        let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        let child = Self::spawn(&command, &config);
+        let registry = Self { address, child, command, directory };
+        registry.wait();
+        registry
+    }
+
+    fn spawn(command: &[String], config: &Path) -> Child {
+        Command::new(&command[0])
+            .args(&command[1..])
             .arg("serve")
-            .arg(&config)
+            .arg(config)
             .env("OTEL_TRACES_EXPORTER", "none")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("docker-registry: {error}; `make test-parts` installs it"));
-        let registry = Self { address, child, _directory: directory };
+            .unwrap_or_else(|error| panic!("docker-registry: {error}; `make test-parts` installs it"))
+    }
+
+    fn wait(&self) {
         let until = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "docker-registry does not answer on {address}");
+        while TcpStream::connect(self.address).is_err() {
+            assert!(Instant::now() < until, "docker-registry does not answer on {}", self.address);
             std::thread::sleep(Duration::from_millis(20));
         }
-        registry
+    }
+
+    /// Kills it and starts it again on the same files.
+    pub(crate) fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = Self::spawn(&self.command, &self.directory.path().join("config.yml"));
+        self.wait();
     }
 }
 
@@ -117,14 +150,30 @@ impl TokenService {
 
     /// The body of a token answer for these rights.
     pub(crate) fn answer(&self, repository: &str, actions: &[&str]) -> Vec<u8> {
+        self.answer_for(repository, actions, 600)
+    }
+
+    /// A token that is good for so many seconds.
+    pub(crate) fn answer_for(&self, repository: &str, actions: &[&str], seconds: u64) -> Vec<u8> {
+        self.answer_for_all(&[repository], actions, seconds)
+    }
+
+    /// A token for several repositories.
+    pub(crate) fn answer_for_all(&self, repositories: &[&str], actions: &[&str], seconds: u64) -> Vec<u8> {
+        // The registry takes a token a minute longer than it says.
+        let seconds = if seconds < 60 { seconds as i64 - 60 } else { seconds as i64 };
         let cert = std::fs::read_to_string(self.directory.path().join("cert.pem")).unwrap();
         let der: String = cert.lines().filter(|line| !line.starts_with("-----")).collect();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let access: Vec<serde_json::Value> = repositories
+            .iter()
+            .map(|name| serde_json::json!({"type": "repository", "name": name, "actions": actions}))
+            .collect();
         let header = serde_json::json!({"typ": "JWT", "alg": "RS256", "x5c": [der]});
         let claims = serde_json::json!({
-            "iss": "test", "sub": "dev", "aud": "container_registry", "exp": now + 600, "nbf": now - 60,
-            "iat": now - 60, "jti": "1",
-            "access": [{"type": "repository", "name": repository, "actions": actions}],
+            "iss": "test", "sub": "dev", "aud": "container_registry", "exp": now as i64 + seconds, "nbf": now - 120,
+            "iat": now - 120, "jti": "1",
+            "access": access,
         });
         let encode = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(&header), encode(&claims));
@@ -207,6 +256,10 @@ impl Sower {
     }
 
     pub(crate) fn image_with_stdin(&self, arguments: &[&str], stdin: &str) -> Said {
+        self.image_with_bytes(arguments, stdin.as_bytes())
+    }
+
+    pub(crate) fn image_with_bytes(&self, arguments: &[&str], stdin: &[u8]) -> Said {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sower"))
             .arg("image")
             .args(arguments)
@@ -222,8 +275,11 @@ impl Sower {
             .spawn()
             .unwrap();
         // It may not read its standard input at all.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || drop(pipe.write_all(stdin)));
+            child.wait_with_output().unwrap()
+        });
         Said {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -304,7 +360,7 @@ pub(crate) fn gunzip(bytes: &[u8]) -> Vec<u8> {
     plain
 }
 
-fn content(seed: u32, size: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u32, size: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     (0..size)
         .map(|at| {

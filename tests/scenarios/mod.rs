@@ -317,6 +317,63 @@ pub(crate) fn an_ephemeral_runner_does_one_job(server: &dyn Server) {
 }
 
 /// Makes a test of each scenario; `$start` starts a server.
+/// Version 3 and version 4 of the artifact protocol, the cache server, and checkout, without Node.js.
+const BUILT_IN: &str = r#"
+on: push
+jobs:
+  first:
+    runs-on: host
+    steps:
+      - uses: actions/checkout@v4
+      - id: cache
+        uses: actions/cache@v4
+        with: {path: deps, key: deps-1}
+      - run: |
+          echo "files=$(git ls-files | tr '\n' ' ') hit=[${{ steps.cache.outputs.cache-hit }}]"
+          mkdir -p deps out/x && echo dep > deps/a && echo one > out/a && head -c 20000000 /dev/zero > out/x/large
+      - uses: actions/upload-artifact@v3
+        with: {name: third, path: out}
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth, path: out, compression-level: 0, retention-days: 2}
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth-b, path: out/a}
+      - run: echo two > out/a
+      - uses: actions/upload-artifact@v4
+        with: {name: fourth-b, path: out/a, overwrite: true}
+  second:
+    needs: first
+    runs-on: host
+    steps:
+      - id: cache
+        uses: actions/cache@v4
+        with: {path: deps, key: deps-2, restore-keys: deps-}
+      - uses: actions/download-artifact@v3
+        with: {name: third, path: three}
+      - uses: actions/download-artifact@v4
+        with: {pattern: fourth*, path: four}
+      - run: |
+          echo "cache=[${{ steps.cache.outputs.cache-hit }}] $(cat deps/a)"
+          echo "three=$(cat three/a) $(stat -c %s three/x/large)"
+          echo "four=$(cat four/fourth/a four/fourth-b/a | tr '\n' ' ') $(stat -c %s four/fourth/x/large)"
+"#;
+
+pub(crate) fn built_in_actions_hand_files_on(server: &dyn Server) {
+    let _runner = runner(server, 1);
+    let run = Pushed::new(server, "built-in", BUILT_IN);
+    let jobs = run.done();
+    for (name, wanted) in [
+        ("first", &["files=.gitea/workflows/main.yaml  hit=[]", "Cache saved with key: deps-1"][..]),
+        ("second", &["cache=[false] dep", "three=one 20000000", "four=one two  20000000"]),
+    ] {
+        let job = job(&jobs, name);
+        let rows = run.rows(job);
+        assert_eq!(job.status, Status::Success, "{rows:#?}");
+        for row in wanted {
+            assert!(rows.iter().any(|one| one == row), "no {row:?} in {rows:#?}");
+        }
+    }
+}
+
 macro_rules! scenarios {
     ($start:path: $($name:ident)*) => {
         $(
@@ -336,6 +393,7 @@ macro_rules! scenarios {
             a_killed_daemon_loses_nothing
             an_outage_loses_nothing
             an_ephemeral_runner_does_one_job
+            built_in_actions_hand_files_on
         }
     };
 }

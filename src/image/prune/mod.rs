@@ -5,6 +5,9 @@
 //! Nothing is deleted unless the list was read to its end and its order is certain.
 
 mod oci;
+pub mod release;
+
+use std::collections::HashSet;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
@@ -18,6 +21,10 @@ use super::{Digest, Error, Repository};
 pub struct Rules {
     keep: usize,
     protect: GlobSet,
+    /// Tags that something runs.
+    running: HashSet<String>,
+    /// Digests that something runs.
+    running_digests: HashSet<Digest>,
 }
 
 impl Rules {
@@ -37,7 +44,38 @@ impl Rules {
         let protect = set
             .build()
             .map_err(|error| Error::Argument { given: protect.join(" "), why: error.kind().to_string() })?;
-        Ok(Self { keep, protect })
+        Ok(Self { keep, protect, running: HashSet::new(), running_digests: HashSet::new() })
+    }
+
+    /// What these texts (manifests of Kubernetes objects) name of the repository stays. A cluster may know the registry by
+    /// another name, so the host is not compared.
+    pub fn protect_images(&mut self, texts: Vec<String>, repository: &Repository) {
+        for text in texts {
+            for (at, _) in text.match_indices(&repository.name) {
+                // Part of a longer name is another repository.
+                let before = text[..at].chars().next_back();
+                let mut rest = &text[at + repository.name.len()..];
+                if before.is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
+                    continue;
+                }
+                if let Some(tag) = rest.strip_prefix(':') {
+                    let end =
+                        tag.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')));
+                    let (tag, after) = tag.split_at(end.unwrap_or(tag.len()));
+                    self.running.insert(tag.to_owned());
+                    rest = after;
+                }
+                let digest =
+                    rest.strip_prefix('@').and_then(|digest| digest.get(..71)).and_then(Digest::parse);
+                self.running_digests.extend(digest);
+            }
+        }
+    }
+
+    fn is_protected(&self, tag: &Found) -> bool {
+        self.protect.is_match(&tag.tag)
+            || self.running.contains(&tag.tag)
+            || tag.digest.as_ref().is_some_and(|digest| self.running_digests.contains(digest))
     }
 }
 
@@ -58,7 +96,7 @@ fn decide(mut tags: Vec<Found>, rules: &Rules) -> Result<Vec<(Found, Verdict)>, 
     let mut last_kept: Option<(Option<Timestamp>, Option<i64>)> = None;
     let mut decided = Vec::with_capacity(tags.len());
     for tag in tags {
-        let verdict = if rules.protect.is_match(&tag.tag) {
+        let verdict = if rules.is_protected(&tag) {
             Verdict::Protected
         } else if tag.created.is_none() {
             Verdict::Spared
@@ -112,6 +150,13 @@ async fn on_gitea(
     packages: &Packages,
     dry_run: bool,
 ) -> Result<Report, Error> {
+    if !rules.running_digests.is_empty() {
+        return Err(Error::Unsure(
+            "a release names the image by its digest, and Gitea's list does not tell the digests of tags; name the \
+             tags that stay with --protect"
+                .to_owned(),
+        ));
+    }
     let mut found = Vec::new();
     for version in packages.versions().await? {
         // A manifest without a tag: part of a list, or left over. Gitea's own clean-up knows which.
@@ -159,6 +204,21 @@ mod tests {
         assert_eq!(gone(tags(), 5, &[]), ["t3", "t2", "t1"]);
         assert_eq!(gone(tags(), 5, &["t[28]"]), ["t1"]);
         assert_eq!(gone(tags(), 9, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_release_runs_stays() {
+        let mut rules = Rules::new(1, &[]).unwrap();
+        let repository = Repository { host: "r:1".to_owned(), name: "shop/app".to_owned() };
+        let text = "image: \"mirror:5000/shop/app:t2\"\nimage: r:1/shop/app-two:t1\nimage: my-shop/app:t1\nimage: shop/app:t4@sha256:";
+        rules.protect_images(vec![format!("{text}{}", "a".repeat(64))], &repository);
+        assert_eq!(rules.running, HashSet::from(["t2".to_owned(), "t4".to_owned()]));
+        assert_eq!(rules.running_digests.len(), 1);
+        let tags: Vec<Found> = (1..=5).map(|n| tag(&format!("t{n}"), n, Some(n))).collect();
+        let verdicts: Vec<Verdict> =
+            decide(tags, &rules).unwrap().into_iter().map(|(_, verdict)| verdict).collect();
+        use Verdict::{Kept, Protected, WouldDelete};
+        assert_eq!(verdicts, [Kept, Protected, WouldDelete, Protected, WouldDelete]);
     }
 
     #[test]

@@ -7,8 +7,11 @@ mod auth;
 mod credentials;
 mod location;
 mod packages;
+mod probe;
 mod upload;
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +23,9 @@ use self::location::{Target, same_origin, shown};
 use super::{Error, Repository};
 use crate::http;
 
-pub use self::credentials::{Credentials, PASSWORD, USERNAME};
+pub use self::credentials::{Credentials, PASSWORD, TOKEN, USERNAME};
 pub use self::packages::{Packages, Version};
+pub use self::probe::{Greeting, Probe, Service};
 pub use self::upload::Sent;
 
 /// How to talk to a registry.
@@ -33,6 +37,10 @@ pub struct Options {
     pub insecure: bool,
     /// Ask here for tokens, whatever the registry says. Credentials are sent there.
     pub token_url: Option<String>,
+    /// A file with certificates (PEM) of authorities to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Other repositories of this registry from which blobs may be mounted: the token should hold for them, too.
+    pub also_read: Vec<String>,
 }
 
 /// What is to be done there; asked for with the token.
@@ -64,14 +72,21 @@ pub struct Registry {
     token_url: Option<Url>,
     access: Access,
     authorization: Mutex<Authorization>,
+    also_read: Vec<String>,
     note: Note,
+    noted: Mutex<HashSet<String>>,
 }
 
 #[derive(Clone)]
 enum Authorization {
     None,
     Basic,
-    Bearer { token: String, renew: Option<Instant> },
+    Bearer {
+        token: String,
+        renew: Option<Instant>,
+    },
+    /// A token that was given, and that cannot be renewed.
+    Given,
 }
 
 impl std::fmt::Debug for Registry {
@@ -168,9 +183,11 @@ impl Registry {
         };
         Ok(Self {
             http: http::client(&http::Options {
+                no_proxy: false,
                 insecure: options.insecure,
                 timeout: None,
                 follow_redirects: false,
+                ca: options.ca.as_deref().map(certificates).transpose()?.unwrap_or_default(),
             })?,
             base: parse(&format!("{scheme}://{}/", repository.host))?,
             repository: repository.clone(),
@@ -178,8 +195,17 @@ impl Registry {
             token_url: options.token_url.as_deref().map(parse).transpose()?,
             access,
             authorization: Mutex::new(Authorization::None),
+            also_read: options.also_read.clone(),
             note,
+            noted: Mutex::default(),
         })
+    }
+
+    /// Tells it once.
+    fn note(&self, text: &str) {
+        if self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+            (self.note)(text);
+        }
     }
 
     /// The repository this is for.
@@ -225,6 +251,15 @@ impl Registry {
 
     /// Sends a request until there is an answer to go on with: anything but 401, 429, 5xx and redirects of reads.
     async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
+        self.send_with(request, true).await
+    }
+
+    /// Like [`send`](Self::send), but a 401 is an answer, too.
+    async fn send_once(&self, request: Request<'_>) -> Result<Response, Error> {
+        self.send_with(request, false).await
+    }
+
+    async fn send_with(&self, request: Request<'_>, log_in: bool) -> Result<Response, Error> {
         let Request { what, method, mut target, headers, body } = request;
         let mut backoff = Backoff::new(5);
         let mut renewed = self.renew_if_old(what).await?;
@@ -250,7 +285,7 @@ impl Registry {
                 }
             };
             let status = answer.status();
-            if status == StatusCode::UNAUTHORIZED && target.own {
+            if log_in && status == StatusCode::UNAUTHORIZED && target.own {
                 let challenge = Challenge::read(answer.headers());
                 if renewed || !self.is_worth_a_login(challenge.as_ref()) {
                     return Err(self.refused(what, &target.url, answer).await);
@@ -301,6 +336,7 @@ impl Registry {
         match (authorization, &self.credentials) {
             (Authorization::Bearer { token, .. }, _) => with_secret(builder, &format!("Bearer {token}")),
             (Authorization::Basic, Some(credentials)) => with_secret(builder, &credentials.basic()),
+            (Authorization::Given, Some(credentials)) => with_secret(builder, &credentials.bearer()),
             _ => builder,
         }
     }
@@ -309,6 +345,7 @@ impl Registry {
     fn is_worth_a_login(&self, challenge: Option<&Challenge>) -> bool {
         let now = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*now, challenge) {
+            (Authorization::Given, _) => false,
             (_, Some(Challenge::Bearer { .. })) => true,
             (Authorization::None, Some(Challenge::Basic { .. })) => self.credentials.is_some(),
             _ => false,
@@ -334,6 +371,7 @@ impl Registry {
 
     async fn log_in(&self, what: &str, url: &Url, challenge: Option<&Challenge>) -> Result<(), Error> {
         let authorization = match challenge {
+            _ if self.credentials.as_ref().is_some_and(Credentials::is_token) => Authorization::Given,
             Some(Challenge::Bearer { realm, service, .. }) => self.token(realm, service.as_deref()).await?,
             Some(Challenge::Basic { .. }) if self.credentials.is_some() => Authorization::Basic,
             _ => {
@@ -378,7 +416,7 @@ impl Registry {
         }
         let own_why = match self.ask_for_token(&own, service, true, 3).await? {
             Ok(token) => {
-                (self.note)(&format!(
+                self.note(&format!(
                     "the registry {why_not}; asked {} instead. Pulls by other programs fail until that is mended (Gitea: \
                      ROOT_URL or PUBLIC_URL_DETECTION = auto in app.ini)",
                     shown(&own)
@@ -388,7 +426,7 @@ impl Registry {
             Err(why) => why,
         };
         if self.credentials.is_some() {
-            (self.note)(&format!(
+            self.note(&format!(
                 "the registry {why_not}, and {} gives no token ({own_why}); going on with user and password in each \
                  request. If the token service elsewhere is right, name it with --token-url",
                 shown(&own)
@@ -410,7 +448,7 @@ impl Registry {
             let (what, url) = ("asking for a token".to_owned(), shown(own));
             return Err(Error::Unreachable { what, url, why: why.to_owned() });
         }
-        (self.note)(&format!(
+        self.note(&format!(
             "{} gives no token ({why}); going on with user and password in each request",
             shown(own)
         ));
@@ -434,6 +472,9 @@ impl Registry {
         url.query_pairs_mut()
             .append_pair("service", service.unwrap_or("container_registry"))
             .append_pair("scope", &format!("repository:{}:{actions}", self.repository.name));
+        for other in &self.also_read {
+            url.query_pairs_mut().append_pair("scope", &format!("repository:{other}:pull"));
+        }
         let mut backoff = Backoff::new(tries);
         let answer = loop {
             let mut builder = self.http.get(url.clone()).timeout(SMALL);
@@ -504,6 +545,19 @@ impl Registry {
         let why = format!("HTTP {}: {words}", status.as_u16());
         Error::Answer { what: what.to_owned(), url: shown(url), why, status: status.as_u16() }
     }
+}
+
+/// The certificates of a PEM file.
+fn certificates(path: &std::path::Path) -> Result<Vec<reqwest::Certificate>, Error> {
+    let pem = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let found = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if found.is_empty() {
+        return Err(Error::Argument {
+            given: path.display().to_string(),
+            why: "holds no certificate in PEM form".to_owned(),
+        });
+    }
+    Ok(found)
 }
 
 /// Adds an `Authorization` header that the HTTP library will not show either.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Method, Response, StatusCode};
 
 use super::location::{Target, shown};
 use super::{Backoff, Challenge, Registry, Request, is_passing, read, reason};
-use crate::image::layer::{Broken, Packed, Packing};
+use crate::image::layer::{Broken, Outcome, Packed, Packing};
 use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error};
 
@@ -191,7 +191,7 @@ impl Registry {
         }
         let mut backoff = Backoff::new(TRIES);
         loop {
-            let target = match self.open_upload(Some(&digest)).await? {
+            let target = match self.open_upload(Some(&digest), &[]).await? {
                 Opened::Mounted => return Ok((packed, Sent::Mounted)),
                 Opened::At(target) => target,
             };
@@ -204,47 +204,83 @@ impl Registry {
         }
     }
 
-    /// Sends a layer as it is being read. `start` reads it from the beginning, each time it is called; `known` is
-    /// what the layer will be, if that is known, which saves the upload where the registry has it.
+    /// Sends a layer as it is being read. `start` reads it from the beginning, each time it is called, and leaves out
+    /// so many of the bytes to send; `known` is what the layer will be, if that is known, which saves the upload where
+    /// the registry has it, in this repository or in one of `elsewhere`.
     ///
-    /// A try that breaks off is made anew from the start with a new upload, because a registry may keep half a
-    /// chunk of the old one.
+    /// After a cut the registry is asked what it got, and the rest is sent where it says so. Where it does not, or
+    /// the rest is not taken, a new upload starts from the beginning: a registry may keep half a chunk of the old one.
     ///
     /// # Errors
     /// When the source is at fault (at once) or the registry does not take it (after retries).
     pub async fn push_layer(
         &self,
-        start: impl Fn() -> Result<Packing, Error>,
+        start: &dyn Fn(u64) -> Result<Packing, Error>,
         known: Option<&Packed>,
+        elsewhere: &[String],
         on_progress: &dyn Fn(Arc<AtomicU64>),
-    ) -> Result<(Packed, Sent), Error> {
+    ) -> Result<(Outcome, Sent), Error> {
         let mut backoff = Backoff::new(TRIES);
+        let mut resume: Option<(Target, u64)> = None;
+        let mut may_resume = true;
         loop {
-            let target = match (self.open_upload(known.map(|packed| &packed.digest)).await?, known) {
-                (Opened::Mounted, Some(packed)) => return Ok((packed.clone(), Sent::Mounted)),
-                // Mounted without a digest asked for cannot be; an answer without place is an error below.
-                (Opened::Mounted, None) => self.own("blobs/uploads/"),
-                (Opened::At(target), _) => target,
+            let (target, got) = match resume.take() {
+                Some(point) => point,
+                None => match (self.open_upload(known.map(|packed| &packed.digest), elsewhere).await?, known)
+                {
+                    (Opened::Mounted, Some(packed)) => {
+                        return Ok((Outcome { packed: packed.clone(), diff_id: None }, Sent::Mounted));
+                    }
+                    // Mounted without a digest asked for cannot be; an answer without place is an error below.
+                    (Opened::Mounted, None) => (self.own("blobs/uploads/"), 0),
+                    (Opened::At(target), _) => (target, 0),
+                },
             };
-            match self.try_layer(target, start()?, on_progress).await {
-                Ok(packed) => return Ok((packed, Sent::Sent)),
+            let size = known.map(|known| known.size);
+            match self.try_layer(target.clone(), start(got)?, got, size, on_progress).await {
+                Ok(outcome) => return Ok((outcome, Sent::Sent)),
                 Err(Try::Again(error)) => {
                     if !backoff.again(None).await {
                         return Err(error);
                     }
-                    tracing::debug!(%error, "upload starts anew");
+                    // One that was taken up and broke again is not trusted any more.
+                    may_resume &= got == 0;
+                    if may_resume && matches!(error, Error::Unreachable { .. }) {
+                        resume = self.resume_point(&target).await;
+                    }
+                    let got = resume.as_ref().map_or(0, |(_, got)| *got);
+                    tracing::debug!(%error, got, "upload starts again");
                 }
                 Err(Try::Final(error)) => return Err(error),
             }
         }
     }
 
+    /// Where an upload that was cut goes on, as the registry says: place and bytes it has.
+    async fn resume_point(&self, target: &Target) -> Option<(Target, u64)> {
+        let what = "asking how far an upload got";
+        let answer = self.send(Request::new(what, Method::GET, target.clone())).await.ok()?;
+        if answer.status() != StatusCode::NO_CONTENT {
+            return None;
+        }
+        let range = answer.headers().get("range")?.to_str().ok()?;
+        let last: u64 = range.trim_start_matches("bytes=").strip_prefix("0-")?.parse().ok()?;
+        let next = match answer.headers().contains_key(LOCATION) {
+            true => self.follow(what, target, &answer).ok()?,
+            false => target.clone(),
+        };
+        // `0-0` is what is said of nothing, too.
+        (last > 0).then_some((next, last + 1))
+    }
+
     async fn try_layer(
         &self,
         target: Target,
         packing: Packing,
+        got: u64,
+        size: Option<u64>,
         on_progress: &dyn Fn(Arc<AtomicU64>),
-    ) -> Result<Packed, Try> {
+    ) -> Result<Outcome, Try> {
         let what = "sending a layer";
         let read = packing.progress();
         on_progress(Arc::clone(&read));
@@ -253,12 +289,15 @@ impl Registry {
             .patch(target.url.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(Body::wrap_stream(packing.chunks()));
+        if let Some(size) = size.filter(|size| got > 0 && *size > got) {
+            builder = builder.header(CONTENT_RANGE, format!("{got}-{}", size - 1));
+        }
         if target.own {
             builder = self.authorize(builder);
         }
         let answer = moving(builder.send(), &read).await;
-        let packed = packing.outcome().await;
-        if let Err(Broken::Source(error)) = packed {
+        let outcome = packing.outcome().await;
+        if let Err(Broken::Source(error)) = outcome {
             // Courtesy: the registry would forget the upload by itself in time.
             let builder = self.http.delete(target.url.clone()).timeout(Duration::from_secs(5));
             let builder = if target.own { self.authorize(builder) } else { builder };
@@ -279,13 +318,13 @@ impl Registry {
         if !status.is_success() {
             return Err(self.judge(what, &target, answer).await);
         }
-        let Ok(packed) = packed else {
+        let Ok(outcome) = outcome else {
             let why = format!("HTTP {} before the layer was sent to its end", status.as_u16());
             return Err(Try::Again(unreachable(why)));
         };
         let target = self.follow(what, &target, &answer).map_err(Try::Final)?;
-        self.close_upload(target, &packed.digest, Vec::new()).await?;
-        Ok(packed)
+        self.close_upload(target, &outcome.packed.digest, Vec::new()).await?;
+        Ok(outcome)
     }
 
     /// What to do after an answer that is no success.
@@ -307,21 +346,53 @@ impl Registry {
         if anew { Try::Again(error) } else { Try::Final(error) }
     }
 
-    /// Opens an upload, or gets the blob mounted: Gitea finds any blob the user may read by its digest, others
-    /// take no notice of the wish.
-    async fn open_upload(&self, mount: Option<&Digest>) -> Result<Opened, Error> {
+    /// Opens an upload, or gets the blob mounted: Gitea finds any blob the user may read by its digest, others have
+    /// to be told the repository.
+    async fn open_upload(&self, mount: Option<&Digest>, elsewhere: &[String]) -> Result<Opened, Error> {
         let what = "opening an upload";
-        let mut target = self.own("blobs/uploads/");
+        let plain = self.own("blobs/uploads/");
+        let mut asks = Vec::new();
         if let Some(digest) = mount {
+            let mut target = plain.clone();
             target.url.query_pairs_mut().append_pair("mount", digest.as_str());
+            asks.extend(elsewhere.iter().map(|from| {
+                let mut target = target.clone();
+                target.url.query_pairs_mut().append_pair("from", from);
+                target
+            }));
+            // Gitea needs no name, and one that is wrong does no harm there.
+            if asks.is_empty() {
+                asks.push(target);
+            }
         }
-        let from = target.clone();
-        let answer = self.send(Request::new(what, Method::POST, target)).await?;
-        match answer.status() {
-            StatusCode::CREATED if mount.is_some() => Ok(Opened::Mounted),
-            StatusCode::ACCEPTED => Ok(Opened::At(self.follow(what, &from, &answer)?)),
-            _ => Err(self.failure(what, &from.url, answer).await),
+        asks.push(plain.clone());
+        let last = asks.len() - 1;
+        for (at, target) in asks.into_iter().enumerate() {
+            let from = target.clone();
+            let request = Request::new(what, Method::POST, target);
+            let answer = if at == last { self.send(request).await? } else { self.send_once(request).await? };
+            match answer.status() {
+                StatusCode::CREATED if mount.is_some() => return Ok(Opened::Mounted),
+                StatusCode::ACCEPTED => return Ok(Opened::At(self.follow(what, &from, &answer)?)),
+                // Perhaps it may not be read there. Without that wish it goes.
+                _ if at < last => {}
+                _ => return Err(self.failure(what, &from.url, answer).await),
+            }
         }
+        let (what, url) = (what.to_owned(), shown(&plain.url));
+        Err(Error::Answer { what, url, why: "no upload".to_owned(), status: 0 })
+    }
+
+    /// Opens an upload and gives it up again: whether writing is allowed.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn try_upload(&self) -> Result<(), Error> {
+        if let Opened::At(target) = self.open_upload(None, &[]).await? {
+            // One that stays behind is forgotten in time.
+            let _ = self.send(Request::new("giving an upload up", Method::DELETE, target)).await;
+        }
+        Ok(())
     }
 
     /// `PUT ?digest=` with what is left of the blob.

@@ -1,21 +1,30 @@
-//! Where an image comes from: a docker-archive (plain or gzip'd tar) or an OCI layout (directory or tar).
+//! Where an image comes from: a docker-archive (plain, gzip'd or zstd'd tar) or an OCI layout (directory or tar).
 //!
-//! Nothing is unpacked. A plain tar is indexed by its headers and layers are read by offset; a gzip'd one is
+//! Nothing is unpacked. A plain tar is indexed by its headers and layers are read by offset; a compressed one is
 //! decompressed once for the index (which also proves its checksum) and once more while the layers are read.
+//! What can be read only once, a script's output or standard input, is in [`super::stream`].
 
+mod anatomy;
 mod docker;
 mod oci;
 mod tape;
+mod unpack;
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
+use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use flate2::bufread::MultiGzDecoder;
-
-use self::tape::{Fault, FileTape, Index, Place, StreamTape, skip_by_reading};
+use self::tape::{Fault, FileTape, Index, Place, StreamTape};
+use self::unpack::{Decoder, Packed};
+use super::digest::Hasher;
+use super::relayer::Part;
 use super::{Digest, Error};
+
+pub use self::anatomy::{Anatomy, Unit};
+pub(super) use self::unpack::Codec;
 
 /// The largest manifest or configuration that is read, in bytes; registries refuse larger ones.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
@@ -23,7 +32,7 @@ pub const MAX_DOCUMENT: u64 = 4 << 20;
 const MAX_LAYERS: usize = 1000;
 
 /// An image as its source describes it. No layer has been read yet.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Image {
     /// What kind of source it was, for people.
     pub kind: &'static str,
@@ -33,7 +42,7 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// The manifest that came with the image (OCI layouts); a docker-archive has none, one is made for it.
     pub manifest: Option<Manifest>,
-    source: Source,
+    source: Arc<Source>,
 }
 
 /// A manifest, byte for byte, and its media type.
@@ -74,7 +83,16 @@ pub enum Stored {
 enum Location {
     Member(Place),
     File(PathBuf),
+    /// Whole entries of a tar that stands at the place, with other headers before them and an end mark after.
+    Pieces {
+        of: Box<Location>,
+        before: Arc<[u8]>,
+        ranges: Arc<[Range<u64>]>,
+    },
 }
+
+/// The end mark of a tar.
+const END_MARK: [u8; 1024] = [0; 1024];
 
 /// The files of a source, by name.
 #[derive(Debug)]
@@ -86,20 +104,39 @@ struct Source {
 #[derive(Debug)]
 enum Storage {
     Tar(Index),
-    GzipTar(Index, Arc<Mutex<Option<Cursor>>>),
+    PackedTar(Index, Packed, HashMap<u64, Tarball>),
     Directory,
+    /// A tar that was read once and is gone: only its index and small members are left.
+    Read(Index, HashMap<u64, Stored>),
 }
 
-/// A decompressor that stands at some byte of the plain tar.
-struct Cursor {
-    decoder: MultiGzDecoder<BufReader<File>>,
-    position: u64,
+/// What was learned of a member that is a tar while a compressed archive was indexed.
+#[derive(Debug)]
+struct Tarball {
+    anatomy: Result<Anatomy, String>,
+    digest: Digest,
 }
 
-impl std::fmt::Debug for Cursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cursor").field("position", &self.position).finish_non_exhaustive()
-    }
+/// A member of a stream that looks like a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Its name in the archive.
+    pub name: &'a str,
+    /// Where it begins.
+    pub position: u64,
+    /// Its length as it is stored, in bytes.
+    pub size: u64,
+    /// How it is stored.
+    pub stored: Stored,
+}
+
+/// Which image of several is meant: by a name in the archive, or a beginning of its configuration's digest.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// `name:tag` as the archive has it.
+    pub name: Option<&'a str>,
+    /// Compressed archives: look into one-layer images on the way, for [`Image::anatomy`].
+    pub anatomy: bool,
 }
 
 impl Image {
@@ -108,9 +145,127 @@ impl Image {
     /// # Errors
     /// [`Error::NoSource`] when it is not there or of another kind, [`Error::Lie`] when it is cut or names what
     /// it does not hold.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let source = Source::open(path)?;
-        if source.has("manifest.json") { docker::read(source) } else { oci::read(source) }
+    pub fn open(path: &Path, wanted: Wanted<'_>) -> Result<Self, Error> {
+        Self::of(Source::open(path, wanted.anatomy)?, wanted.name)
+    }
+
+    /// Reads an archive that comes as a stream, plain or compressed, to its end. Each member that looks like a layer is
+    /// given to `each`, which should read it; the image's layers are told from each other by [`position`](Self::position).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and what `each` says.
+    pub fn read_stream(
+        path: &Path,
+        mut stream: Box<dyn Read + Send>,
+        name: Option<&str>,
+        each: &mut dyn FnMut(&Member<'_>, &mut dyn Read) -> io::Result<()>,
+    ) -> Result<Self, Error> {
+        let mut magic = Vec::new();
+        stream.by_ref().take(4).read_to_end(&mut magic).map_err(|error| Error::io(path, error))?;
+        if magic.is_empty() {
+            return Err(Error::NoSource { path: path.to_owned(), why: "nothing came".to_owned() });
+        }
+        let codec = Codec::of(&magic);
+        let stream = io::Cursor::new(magic).chain(stream);
+        let stream: Box<dyn Read> = match codec {
+            Some(codec) => Box::new(Decoder::new(codec, stream).map_err(|error| Error::io(path, error))?),
+            None => Box::new(io::BufReader::with_capacity(128 * 1024, stream)),
+        };
+        let mut tape = StreamTape(stream);
+        let mut layers = HashMap::new();
+        let index = Index::read(&mut tape, |entry, rest, first| {
+            let stored = match Codec::of(first) {
+                _ if tape::begins_as_tar(first) => Stored::Plain,
+                Some(Codec::Gzip) => Stored::Gzip,
+                Some(Codec::Zstd) => Stored::AsIs,
+                None => return Ok(()),
+            };
+            layers.insert(entry.data, stored);
+            let name = String::from_utf8_lossy(&entry.name);
+            let member = Member { name: &name, position: entry.data, size: entry.stored, stored };
+            Ok(each(&member, &mut first.chain(Exact::new(rest, entry.stored - first.len() as u64)))?)
+        });
+        // To the very end: a writer is not stopped before it is done, and only there stands a checksum.
+        let index = index.and_then(|index| {
+            io::copy(&mut tape.0, &mut io::sink())?;
+            Ok(index)
+        });
+        let kind = codec.map_or("tar", Codec::name);
+        let index = index.map_err(|fault| explain(path, fault, kind))?;
+        Self::of(Source { path: path.to_owned(), storage: Storage::Read(index, layers) }, name)
+    }
+
+    fn of(source: Source, name: Option<&str>) -> Result<Self, Error> {
+        if source.has("manifest.json") { docker::read(source, name) } else { oci::read(source, name) }
+    }
+
+    /// What the one layer of a Nix image holds. The inner error says why it cannot be split.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn anatomy(&self) -> Result<Result<Anatomy, String>, Error> {
+        let [layer] = &self.layers[..] else {
+            return Ok(Err(format!("it has {} layers, not one", self.layers.len())));
+        };
+        let location = match (layer.stored, &layer.digest, &layer.location) {
+            (Stored::Plain, _, location) => location,
+            // A layout's plain layer stands under its diffID.
+            (Stored::AsIs, digest, location) if *digest == layer.diff_id => location,
+            _ => return Ok(Err("its layer is compressed by itself".to_owned())),
+        };
+        let path = &self.source.path;
+        let walk = |file: &Path, from: u64, to: u64| -> Result<Result<Anatomy, String>, Error> {
+            let file = File::open(file).map_err(|error| Error::io(path, error))?;
+            let mut tape = FileTape::part(file, from, to).map_err(|error| Error::io(path, error))?;
+            Anatomy::read(&mut tape).map_err(|fault| explain(path, fault, "layer's tar"))
+        };
+        match (location, &self.source.storage) {
+            (Location::Member(place), Storage::PackedTar(_, _, tarballs)) => {
+                match tarballs.get(&place.offset) {
+                    Some(tarball) if layer.diff_id.as_ref().is_none_or(|said| *said == tarball.digest) => {
+                        Ok(tarball.anatomy.clone())
+                    }
+                    Some(tarball) => Err(self.source.lie(format!(
+                        "a layer hashes to {}, the configuration says {}: one of them is damaged",
+                        tarball.digest,
+                        layer.diff_id.as_ref().map_or("?", Digest::as_str)
+                    ))),
+                    None => Ok(Err("its layer is no tar".to_owned())),
+                }
+            }
+            (Location::Member(place), Storage::Tar(_)) => {
+                walk(path, place.offset, place.offset.saturating_add(place.size))
+            }
+            (Location::File(file), _) => walk(file, 0, layer.stored_size),
+            _ => Ok(Err("it can be read only once".to_owned())),
+        }
+    }
+
+    /// A layer that is made of entries of the only one.
+    #[must_use]
+    pub fn piece(&self, anatomy: &Anatomy, part: &Part) -> Option<Layer> {
+        let whole = self.layers.first()?;
+        let before = Arc::from(&anatomy.parents[..]);
+        let ranges = Arc::from(&part.ranges[..]);
+        Some(Layer {
+            location: Location::Pieces { of: Box::new(whole.location.clone()), before, ranges },
+            stored_size: anatomy.parents.len() as u64 + part.bytes + END_MARK.len() as u64,
+            stored: Stored::Plain,
+            diff_id: None,
+            digest: None,
+        })
+    }
+
+    /// Whether layers can be read in any order without reading others on the way.
+    #[must_use]
+    pub fn is_random_access(&self) -> bool {
+        !matches!(self.source.storage, Storage::PackedTar(..))
+    }
+
+    /// Whether opening it read all of it, so that its checksum was proven.
+    #[must_use]
+    pub fn was_read_whole(&self) -> bool {
+        matches!(self.source.storage, Storage::PackedTar(..))
     }
 
     /// The source as given.
@@ -119,15 +274,14 @@ impl Image {
         &self.source.path
     }
 
-    /// Positions of the layers in the order in which the source is best read.
+    /// How many bytes of the plain archive come before a layer.
     #[must_use]
-    pub fn reading_order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.layers.len()).collect();
-        order.sort_by_key(|i| match &self.layers[*i].location {
+    pub fn position(&self, layer: &Layer) -> u64 {
+        match &layer.location {
             Location::Member(place) => place.offset,
             Location::File(_) => 0,
-        });
-        order
+            Location::Pieces { ranges, .. } => ranges.first().map_or(0, |range| range.start),
+        }
     }
 
     /// Opens a layer's bytes as they stand in the source. The reader ends after `stored_size` bytes or fails.
@@ -140,7 +294,7 @@ impl Image {
 }
 
 impl Source {
-    fn open(path: &Path) -> Result<Self, Error> {
+    fn open(path: &Path, anatomy: bool) -> Result<Self, Error> {
         let no = |why: &str| Error::NoSource { path: path.to_owned(), why: why.to_owned() };
         let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => no("no such file; wanted a docker-archive or an OCI layout"),
@@ -159,26 +313,25 @@ impl Source {
         let mut magic = Vec::new();
         file.by_ref().take(4).read_to_end(&mut magic).map_err(|error| Error::io(path, error))?;
         file.rewind().map_err(|error| Error::io(path, error))?;
-        let storage = match magic[..] {
-            [] => return Err(no("the file is empty")),
-            [0x1f, 0x8b, ..] => {
-                let mut tape = StreamTape(decoder(file));
-                let index = Index::read(&mut tape).and_then(|index| {
-                    // To the very end: only there stands gzip's checksum.
-                    io::copy(&mut tape.0, &mut io::sink())?;
-                    Ok(index)
-                });
-                Storage::GzipTar(index.map_err(|fault| explain(path, fault, "gzip'd tar"))?, Arc::default())
+        let storage = match (&magic[..], Codec::of(&magic)) {
+            ([], _) => return Err(no("the file is empty")),
+            (_, Some(codec)) => {
+                let packed = Packed::new(path, codec);
+                let kind = format!("{} archive", codec.name());
+                let mut tarballs = HashMap::new();
+                let index = Decoder::new(codec, file)
+                    .map_err(Fault::Io)
+                    .and_then(|decoder| read_packed(decoder, anatomy.then_some(&mut tarballs)))
+                    .map_err(|fault| explain(path, fault, &kind))?;
+                Storage::PackedTar(index, packed, tarballs)
             }
-            [0x28, 0xb5, 0x2f, 0xfd] => {
-                return Err(no("a zstd archive, which is not read; unpack it first: zstd -d"));
-            }
-            [b'#', b'!', ..] => {
-                return Err(no("a script; run it and give its output: ./script > image.tar"));
+            ([b'#', b'!', ..], _) => {
+                return Err(no("a script, whose output can be pushed but not looked into"));
             }
             _ => {
                 let mut tape = FileTape::new(file).map_err(|error| Error::io(path, error))?;
-                Storage::Tar(Index::read(&mut tape).map_err(|fault| explain(path, fault, "tar"))?)
+                let index = Index::read(&mut tape, |_, _, _| Ok(()));
+                Storage::Tar(index.map_err(|fault| explain(path, fault, "tar"))?)
             }
         };
         Ok(Self { path: path.to_owned(), storage })
@@ -191,7 +344,7 @@ impl Source {
     /// Where a file of the source is, and its size.
     fn find(&self, name: &str) -> Option<(Location, u64)> {
         match &self.storage {
-            Storage::Tar(index) | Storage::GzipTar(index, _) => {
+            Storage::Tar(index) | Storage::PackedTar(index, ..) | Storage::Read(index, _) => {
                 index.find(name).map(|place| (Location::Member(place), place.size))
             }
             Storage::Directory => {
@@ -217,8 +370,10 @@ impl Source {
         if size > MAX_DOCUMENT {
             return Err(self.lie(format!("{name} is {size} bytes long; at most {MAX_DOCUMENT} are read")));
         }
-        if let (Storage::Tar(index) | Storage::GzipTar(index, _), Location::Member(place)) =
-            (&self.storage, &location)
+        if let (
+            Storage::Tar(index) | Storage::PackedTar(index, ..) | Storage::Read(index, _),
+            Location::Member(place),
+        ) = (&self.storage, &location)
             && let Some(bytes) = index.kept(*place)
         {
             return Ok(bytes.to_vec());
@@ -231,40 +386,61 @@ impl Source {
     }
 
     fn read(&self, location: &Location) -> Result<Box<dyn Read + Send>, Error> {
-        let open = |path: &Path| File::open(path).map_err(|error| Error::io(path, error));
-        match (location, &self.storage) {
-            (Location::File(path), _) => Ok(Box::new(open(path)?)),
-            (Location::Member(place), Storage::GzipTar(_, home)) => {
-                let left = home.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let mut cursor = match left {
-                    Some(cursor) if cursor.position <= place.offset => cursor,
-                    _ => Cursor { decoder: decoder(open(&self.path)?), position: 0 },
+        let failed = |error| Error::io(&self.path, error);
+        match location {
+            Location::Pieces { of, before, ranges } => {
+                let (base, size) = match &**of {
+                    Location::Member(place) => (place.offset, place.size),
+                    _ => (0, u64::MAX),
                 };
-                let ahead = place.offset - cursor.position;
-                skip_by_reading(&mut cursor.decoder, ahead).map_err(|error| Error::io(&self.path, error))?;
-                cursor.position = place.offset;
-                Ok(Box::new(Exact::new(
-                    GzipMember { cursor: Some(cursor), home: Arc::clone(home) },
-                    place.size,
-                )))
+                // Never past the layer, whatever its headers claim.
+                let end = ranges.last().map_or(0, |range| range.end);
+                if end > size {
+                    return Err(self.lie("a member of its layer is longer than the layer"));
+                }
+                let file = match &**of {
+                    Location::File(path) => path,
+                    _ => &self.path,
+                };
+                let reel = match &self.storage {
+                    Storage::PackedTar(_, packed, _) => {
+                        let first = ranges.first().map_or(0, |range| range.start);
+                        Reel::Packed(Box::new(packed.at(base + first).map_err(failed)?))
+                    }
+                    _ => Reel::File(File::open(file).map_err(failed)?),
+                };
+                let pieces = Pieces { reel, base, ranges: Arc::clone(ranges), next: 0, left: 0 };
+                let before = io::Cursor::new(Arc::clone(before));
+                Ok(Box::new(before.chain(pieces).chain(&END_MARK[..])))
             }
-            (Location::Member(place), _) => {
-                let mut file = open(&self.path)?;
-                file.seek(SeekFrom::Start(place.offset)).map_err(|error| Error::io(&self.path, error))?;
-                Ok(Box::new(Exact::new(file, place.size)))
-            }
+            Location::File(path) => Ok(Box::new(File::open(path).map_err(|error| Error::io(path, error))?)),
+            Location::Member(place) => match &self.storage {
+                Storage::PackedTar(_, packed, _) => {
+                    Ok(Box::new(Exact::new(packed.at(place.offset).map_err(failed)?, place.size)))
+                }
+                Storage::Read(..) => Err(self.lie("the stream is over and cannot be read again")),
+                _ => {
+                    let mut file = File::open(&self.path).map_err(failed)?;
+                    file.seek(SeekFrom::Start(place.offset)).map_err(failed)?;
+                    Ok(Box::new(Exact::new(file, place.size)))
+                }
+            },
         }
     }
 
     /// How a layer is stored, by its first bytes.
     fn probe(&self, location: &Location) -> Result<Stored, Error> {
+        if let (Storage::Read(_, layers), Location::Member(place)) = (&self.storage, location) {
+            let stored = layers.get(&place.offset).copied();
+            return stored.ok_or_else(|| self.lie("a layer is neither a tar nor a compressed one"));
+        }
         let mut magic = Vec::new();
         let read = self.read(location)?.take(4).read_to_end(&mut magic);
         read.map_err(|error| Error::io(&self.path, error))?;
-        match magic[..] {
-            [0x1f, 0x8b, ..] => Ok(Stored::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd] => Err(self.lie("holds a zstd layer, which a docker-archive cannot")),
-            _ => Ok(Stored::Plain),
+        match Codec::of(&magic) {
+            Some(Codec::Gzip) => Ok(Stored::Gzip),
+            Some(Codec::Zstd) => Err(self.lie("holds a zstd layer, which a docker-archive cannot")),
+            None => Ok(Stored::Plain),
         }
     }
 
@@ -275,6 +451,17 @@ impl Source {
     fn lie(&self, what: impl Into<String>) -> Error {
         Error::lie(&self.path, what)
     }
+}
+
+/// None or several images of an archive are meant.
+fn choose(source: &Source, wanted: Option<&str>, meant: usize, names: &[String]) -> Error {
+    let why = match (wanted, meant) {
+        (_, 0) if names.is_empty() => "holds no image".to_owned(),
+        (Some(wanted), 0) => format!("holds no image {wanted:?}, but these: {}", names.join(", ")),
+        (Some(wanted), _) => format!("holds {meant} images {wanted:?}; all: {}", names.join(", ")),
+        (None, _) => format!("holds {meant} images ({}); say which with --image NAME", names.join(", ")),
+    };
+    Error::NoSource { path: source.path.clone(), why }
 }
 
 /// What an image's configuration says of its layers.
@@ -289,8 +476,75 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
-fn decoder(file: File) -> MultiGzDecoder<BufReader<File>> {
-    MultiGzDecoder::new(BufReader::with_capacity(128 * 1024, file))
+/// Walks a compressed archive to its very end: only there stands the checksum. With `tarballs`, looks into members
+/// that are tars.
+fn read_packed(
+    decoder: Decoder<File>,
+    mut tarballs: Option<&mut HashMap<u64, Tarball>>,
+) -> Result<Index, Fault> {
+    let mut tape = StreamTape(decoder);
+    let index = Index::read(&mut tape, |entry, rest, first| {
+        // One is what can be split; of more nothing is wanted.
+        let Some(tarballs) = tarballs.as_deref_mut().filter(|found| found.len() < 2) else { return Ok(()) };
+        if !tape::begins_as_tar(first) {
+            return Ok(());
+        }
+        let (anatomy, digest) =
+            hashed_beside(&mut first.chain(rest), |bytes| Anatomy::read(&mut StreamTape(bytes)))?;
+        // A tar that is none in the middle is found again when the layer is pushed whole.
+        let anatomy = match anatomy {
+            Ok(anatomy) => anatomy,
+            Err(Fault::Shape(why)) => Err(why),
+            Err(fault) => return Err(fault),
+        };
+        tarballs.insert(entry.data, Tarball { anatomy, digest });
+        Ok(())
+    })?;
+    io::copy(&mut tape.0, &mut io::sink())?;
+    Ok(index)
+}
+
+/// Lets `look` read `bytes` and hashes all of them on another thread.
+fn hashed_beside<T>(bytes: &mut dyn Read, look: impl FnOnce(&mut dyn Read) -> T) -> io::Result<(T, Digest)> {
+    struct Tee<'a> {
+        inner: &'a mut dyn Read,
+        hasher: std::sync::mpsc::SyncSender<Vec<u8>>,
+        batch: Vec<u8>,
+    }
+    const BATCH: usize = 128 * 1024;
+    impl Tee<'_> {
+        fn flush(&mut self) {
+            let _ = self.hasher.send(std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH)));
+        }
+    }
+    impl Read for Tee<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.inner.read(buffer)?;
+            self.batch.extend_from_slice(&buffer[..count]);
+            if self.batch.len() >= BATCH {
+                self.flush();
+            }
+            Ok(count)
+        }
+    }
+    std::thread::scope(|scope| {
+        let (hasher, batches) = std::sync::mpsc::sync_channel::<Vec<u8>>(4);
+        let hashed = scope.spawn(move || {
+            let mut hasher = Hasher::default();
+            for batch in batches {
+                hasher.update(&batch);
+            }
+            hasher.finish()
+        });
+        let mut tee = Tee { inner: bytes, hasher, batch: Vec::with_capacity(2 * BATCH) };
+        let seen = look(&mut tee);
+        let rest = io::copy(&mut tee, &mut io::sink());
+        tee.flush();
+        drop(tee);
+        let digest = hashed.join().map_err(|_| io::Error::other("the hashing stopped"))?;
+        rest?;
+        Ok((seen, digest))
+    })
 }
 
 fn explain(path: &Path, fault: Fault, kind: &str) -> Error {
@@ -311,24 +565,44 @@ fn explain(path: &Path, fault: Fault, kind: &str) -> Error {
     }
 }
 
-/// A member of a gzip'd tar. Gives the decompressor back when dropped, so that the next member goes on there.
-struct GzipMember {
-    cursor: Option<Cursor>,
-    home: Arc<Mutex<Option<Cursor>>>,
+enum Reel {
+    File(File),
+    Packed(Box<unpack::Reel>),
 }
 
-impl Read for GzipMember {
+/// Pieces of a tar, one after the other.
+struct Pieces {
+    reel: Reel,
+    /// Where the tar begins.
+    base: u64,
+    ranges: Arc<[Range<u64>]>,
+    next: usize,
+    left: u64,
+}
+
+impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(cursor) = &mut self.cursor else { return Ok(0) };
-        let count = cursor.decoder.read(buffer)?;
-        cursor.position += count as u64;
+        while self.left == 0 {
+            let Some(range) = self.ranges.get(self.next) else { return Ok(0) };
+            self.next += 1;
+            self.left = range.end - range.start;
+            match &mut self.reel {
+                Reel::File(file) => {
+                    file.seek(SeekFrom::Start(self.base + range.start))?;
+                }
+                Reel::Packed(reel) => reel.go_to(self.base + range.start)?,
+            }
+        }
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = match &mut self.reel {
+            Reel::File(file) => file.read(&mut buffer[..want])?,
+            Reel::Packed(reel) => reel.read(&mut buffer[..want])?,
+        };
+        if count == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
         Ok(count)
-    }
-}
-
-impl Drop for GzipMember {
-    fn drop(&mut self) {
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = self.cursor.take();
     }
 }
 

@@ -1,7 +1,9 @@
 //! OCI image layout: `index.json` names a manifest, the manifest names blobs under `blobs/sha256/`. The manifest
 //! and every blob go to the registry byte for byte, so the digest is the layout's own.
 
-use super::{Config, Image, Layer, MAX_LAYERS, Manifest, Source, Storage, Stored};
+use std::collections::HashMap;
+
+use super::{Codec, Config, Image, Layer, MAX_LAYERS, Manifest, Source, Storage, Stored};
 use crate::image::{Digest, Error};
 
 #[derive(serde::Deserialize)]
@@ -18,6 +20,8 @@ struct Descriptor {
     size: u64,
     #[serde(default)]
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -39,7 +43,7 @@ struct Document {
 const INDEX: &str = "index.json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-pub(super) fn read(source: Source) -> Result<Image, Error> {
+pub(super) fn read(source: Source, wanted: Option<&str>) -> Result<Image, Error> {
     if !source.has(INDEX) {
         return Err(Error::NoSource {
             path: source.path,
@@ -61,11 +65,17 @@ pub(super) fn read(source: Source) -> Result<Image, Error> {
                     .is_none_or(|p| (p.os.as_str(), p.architecture.as_str()) != ("unknown", "unknown"))
             })
             .collect();
-        let [image] = images[..] else {
-            return Err(Error::NoSource {
-                path: source.path,
-                why: format!("the layout holds {} images, wanted one", images.len()),
-            });
+        let meant: Vec<&Descriptor> = match images.len() {
+            1 => images.clone(),
+            _ => images
+                .iter()
+                .copied()
+                .filter(|image| wanted.is_some_and(|wanted| is_meant(image, wanted)))
+                .collect(),
+        };
+        let [image] = meant[..] else {
+            let names: Vec<String> = images.iter().take(20).map(|image| described(image)).collect();
+            return Err(super::choose(&source, wanted, meant.len(), &names));
         };
         bytes = blob(&source, image, INDEX)?;
         media_type.clone_from(&image.media_type);
@@ -108,10 +118,27 @@ pub(super) fn read(source: Source) -> Result<Image, Error> {
     }
     let kind = match source.storage {
         Storage::Directory => "OCI layout",
-        Storage::Tar(_) => "OCI layout, tar",
-        Storage::GzipTar(..) => "OCI layout, gzip'd tar",
+        Storage::PackedTar(_, ref packed, _) if packed.codec == Codec::Gzip => "OCI layout, gzip'd tar",
+        Storage::PackedTar(..) => "OCI layout, zstd'd tar",
+        _ => "OCI layout, tar",
     };
-    Ok(Image { kind, config, layers, manifest: Some(Manifest { media_type, bytes }), source })
+    Ok(Image { kind, config, layers, manifest: Some(Manifest { media_type, bytes }), source: source.into() })
+}
+
+/// By reference name, platform (`linux/amd64`) or a beginning of the digest.
+fn is_meant(image: &Descriptor, wanted: &str) -> bool {
+    let named = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
+    named.iter().any(|key| image.annotations.get(*key).is_some_and(|name| name == wanted))
+        || image.platform.as_ref().is_some_and(|p| format!("{}/{}", p.os, p.architecture) == wanted)
+        || (wanted.len() >= 6
+            && (image.digest.hex().starts_with(wanted) || image.digest.as_str().starts_with(wanted)))
+}
+
+fn described(image: &Descriptor) -> String {
+    let name = image.annotations.get("org.opencontainers.image.ref.name").cloned();
+    let platform = image.platform.as_ref().map(|p| format!("{}/{}", p.os, p.architecture));
+    let words: Vec<String> = name.into_iter().chain(platform).collect();
+    if words.is_empty() { image.digest.short().to_owned() } else { words.join(" ") }
 }
 
 fn name(digest: &Digest) -> String {

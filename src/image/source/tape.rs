@@ -30,15 +30,23 @@ pub(super) struct FileTape {
 }
 
 impl FileTape {
+    /// The whole file.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        Ok(Self { file: io::BufReader::with_capacity(4096, file), position: 0, length })
+        Self::part(file, 0, length)
+    }
+
+    /// The bytes from `offset` to `end` of a file.
+    pub(super) fn part(mut file: File, offset: u64, end: u64) -> io::Result<Self> {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Self { file: io::BufReader::with_capacity(8192, file), position: offset, length: end })
     }
 }
 
 impl Read for FileTape {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(buffer)?;
+        let want = buffer.len().min(usize::try_from(self.length - self.position).unwrap_or(usize::MAX));
+        let count = self.file.read(&mut buffer[..want])?;
         self.position += count as u64;
         Ok(count)
     }
@@ -48,7 +56,8 @@ impl Tape for FileTape {
     fn skip(&mut self, count: u64) -> io::Result<()> {
         let target = self.position.checked_add(count).filter(|target| *target <= self.length);
         let target = target.ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.file.seek(SeekFrom::Start(target))?;
+        // Within the buffer nothing is read again.
+        self.file.seek_relative(i64::try_from(count).map_err(|_| io::ErrorKind::UnexpectedEof)?)?;
         self.position = target;
         Ok(())
     }
@@ -121,86 +130,240 @@ impl From<io::Error> for Fault {
     }
 }
 
-impl Index {
-    /// Walks a tar to its end mark.
-    pub(super) fn read(tape: &mut impl Tape) -> Result<Self, Fault> {
-        let mut index = Self::default();
-        let mut kept = 0;
-        let mut position: u64 = 0;
+/// Part of a tape: a member that is a tar itself.
+pub(super) struct Within<'a, T> {
+    tape: &'a mut T,
+    left: u64,
+}
+
+impl<'a, T: Tape> Within<'a, T> {
+    pub(super) fn new(tape: &'a mut T, length: u64) -> Self {
+        Self { tape, left: length }
+    }
+
+    /// Steps over what was not read.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.tape.skip(self.left)
+    }
+}
+
+impl<T: Tape> Read for Within<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.tape.read(&mut buffer[..want])?;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+impl<T: Tape> Tape for Within<'_, T> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        self.left = self.left.checked_sub(count).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.tape.skip(count)
+    }
+}
+
+/// A member as a walk meets it. All offsets count bytes of the tar.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Where its first header stands, long names and pax records included.
+    pub(super) start: u64,
+    /// Where its data begins.
+    pub(super) data: u64,
+    /// Bytes of data that are stored, without padding.
+    pub(super) stored: u64,
+    /// The type byte of the header.
+    pub(super) kind: u8,
+    /// Has holes: what is stored is not what the file reads as.
+    pub(super) sparse: bool,
+    /// As written, or as a record before it says.
+    pub(super) name: Vec<u8>,
+    /// The target of a link.
+    pub(super) link: Option<Vec<u8>>,
+}
+
+impl Entry {
+    /// Where the next header stands.
+    pub(super) fn end(&self) -> u64 {
+        self.data + padded(self.stored)
+    }
+}
+
+/// Goes through a tar member by member.
+pub(super) struct Walker<'a, T> {
+    tape: &'a mut T,
+    position: u64,
+    /// Data of the last entry that is still to be stepped over, padding included.
+    ahead: u64,
+    /// The header blocks of the last entry, as they stand in the tar.
+    headers: Vec<u8>,
+}
+
+impl<'a, T: Tape> Walker<'a, T> {
+    pub(super) fn new(tape: &'a mut T) -> Self {
+        Self { tape, position: 0, ahead: 0, headers: Vec::new() }
+    }
+
+    /// The header blocks of the last entry.
+    pub(super) fn headers(&self) -> &[u8] {
+        &self.headers
+    }
+
+    /// The next member; `None` at the end mark. Data of the one before that was not read is stepped over.
+    pub(super) fn next(&mut self) -> Result<Option<Entry>, Fault> {
+        self.tape.skip(std::mem::take(&mut self.ahead))?;
+        self.headers.clear();
+        let start = self.position;
         let mut long_name: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
-        let mut pax_size: Option<u64> = None;
+        let mut pax = Pax::default();
         loop {
             let mut header = tar::Header::new_old();
-            if !read_block(tape, header.as_mut_bytes())? || header.as_bytes().iter().all(|b| *b == 0) {
-                return Ok(index);
+            if !read_block(self.tape, header.as_mut_bytes())? || header.as_bytes().iter().all(|b| *b == 0) {
+                return Ok(None);
             }
-            let at = position;
-            position += BLOCK;
+            let at = self.position;
+            self.position += BLOCK;
+            self.headers.extend_from_slice(header.as_bytes());
             let size = check(&header, at)?;
-            match header.entry_type().as_byte() {
-                kind @ (b'L' | b'K' | b'x') => {
-                    let record = read_record(tape, size, at)?;
-                    position += padded(size);
-                    match kind {
-                        b'L' => long_name = Some(record),
-                        b'K' => long_link = Some(record),
-                        _ => read_pax(&record, &mut long_name, &mut long_link, &mut pax_size),
+            let kind = header.entry_type().as_byte();
+            if matches!(kind, b'L' | b'K' | b'x' | b'g') {
+                let record = read_record(self.tape, size, at, &mut self.headers)?;
+                self.position += padded(size);
+                match kind {
+                    b'L' => long_name = Some(record),
+                    b'K' => long_link = Some(record),
+                    b'x' => pax.read(&record),
+                    // What it says holds for all that follow, which nobody uses for what matters here.
+                    _ => {
+                        return Ok(Some(Entry {
+                            start,
+                            data: self.position,
+                            stored: 0,
+                            kind,
+                            sparse: false,
+                            name: Vec::new(),
+                            link: None,
+                        }));
                     }
-                    continue;
                 }
-                b'g' => {
-                    tape.skip(padded(size))?;
-                    position = position.saturating_add(padded(size));
-                    continue;
-                }
-                _ => {}
+                continue;
             }
-            let size = pax_size.take().unwrap_or(size);
-            let name = long_name.take().unwrap_or_else(|| header.path_bytes().into_owned());
-            let link = long_link.take().or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
-            let mut sparse = header.entry_type().is_gnu_sparse();
-            let mut extended = sparse && header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
+            let size = pax.size.take().unwrap_or(size);
+            let name = pax.name.take().or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
+            let link =
+                pax.link.take().or(long_link).or_else(|| header.link_name_bytes().map(|l| l.into_owned()));
+            let sparse = header.entry_type().is_gnu_sparse() || pax.sparse;
+            let mut extended = header.entry_type().is_gnu_sparse()
+                && header.as_gnu().is_some_and(tar::GnuHeader::is_extended);
             while extended {
                 let mut block = [0; BLOCK as usize];
-                tape.read_exact(&mut block)?;
-                position += BLOCK;
+                self.tape.read_exact(&mut block)?;
+                self.headers.extend_from_slice(&block);
+                if self.headers.len() as u64 > MAX_RECORD {
+                    return Err(Fault::Shape(format!("the sparse member at byte {at} has too many holes")));
+                }
+                self.position += BLOCK;
                 extended = block[504] == 1;
-                sparse = true;
             }
-            let end = size.checked_add(BLOCK).and_then(|size| position.checked_add(size));
+            let end = size.checked_add(BLOCK).and_then(|size| self.position.checked_add(size));
             if end.is_none_or(|end| end > i64::MAX as u64) {
                 return Err(Fault::Shape(format!(
                     "the member at byte {at} claims {size} bytes, which cannot be"
                 )));
             }
-            let name = normalise(&name);
-            let member = match header.entry_type().as_byte() {
-                b'0' | 0 | b'7' if !sparse => Member::File(Place { offset: position, size }),
-                b'1' => Member::Link(link.as_deref().map(normalise).unwrap_or_default()),
-                b'2' => Member::Link(join(&name, &link.as_deref().map(normalise).unwrap_or_default())),
-                _ => Member::Other,
-            };
             // Links and directories carry no bytes, whatever their size field says.
-            let stored = if matches!(header.entry_type().as_byte(), b'1'..=b'6') { 0 } else { size };
-            if stored <= KEEP_EACH && kept + stored <= KEEP_ALL {
-                let bytes = read_if_json(tape, stored)?;
-                if let Some(bytes) = bytes {
-                    kept += stored;
-                    index.kept.insert(position, bytes);
-                }
-                tape.skip(padded(stored) - stored)?;
-            } else {
-                tape.skip(padded(stored))?;
-            }
-            position += padded(stored);
-            index.members.insert(name, member);
-            if index.members.len() > MAX_MEMBERS {
-                return Err(Fault::Shape(format!(
-                    "more than {MAX_MEMBERS} members: this is no image archive"
-                )));
-            }
+            let stored = if matches!(kind, b'1'..=b'6') { 0 } else { size };
+            let entry = Entry { start, data: self.position, stored, kind, sparse, name, link };
+            self.ahead = padded(stored);
+            self.position += padded(stored);
+            return Ok(Some(entry));
         }
+    }
+
+    /// The first bytes of the last entry's data, at most [`BLOCK`], which then count as read.
+    pub(super) fn begin(&mut self, entry: &Entry) -> io::Result<Vec<u8>> {
+        let want = entry.stored.min(BLOCK);
+        let mut bytes = vec![0; want as usize];
+        self.tape.read_exact(&mut bytes)?;
+        self.ahead -= want;
+        Ok(bytes)
+    }
+
+    /// What follows after [`begin`](Self::begin).
+    pub(super) fn rest(&mut self, entry: &Entry) -> Within<'_, T> {
+        let left = entry.stored - entry.stored.min(BLOCK);
+        self.ahead -= left;
+        Within::new(self.tape, left)
+    }
+}
+
+/// Whether bytes begin as a tar does, the tar of nothing included.
+pub(super) fn begins_as_tar(bytes: &[u8]) -> bool {
+    let Some(block) = bytes.first_chunk::<{ BLOCK as usize }>() else { return false };
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    block.iter().all(|b| *b == 0) || check(&header, 0).is_ok()
+}
+
+impl Index {
+    /// Walks a tar to its end mark. `layer` is shown every member that is itself a tar; it need not read it.
+    pub(super) fn read<T: Tape>(
+        tape: &mut T,
+        mut layer: impl FnMut(&Entry, &mut dyn Read, &[u8]) -> Result<(), Fault>,
+    ) -> Result<Self, Fault> {
+        let mut index = Self::default();
+        let mut walker = Walker::new(tape);
+        while let Some(entry) = walker.next()? {
+            if entry.kind == b'g' {
+                continue;
+            }
+            let first = walker.begin(&entry)?;
+            if matches!(first.first(), Some(b'{' | b'[')) && index.has_room_for(entry.stored) {
+                let mut bytes = first;
+                let mut rest = walker.rest(&entry);
+                rest.read_to_end(&mut bytes)?;
+                if (bytes.len() as u64) < entry.stored {
+                    return Err(Fault::Io(io::ErrorKind::UnexpectedEof.into()));
+                }
+                index.keep(entry.data, bytes);
+            } else {
+                let mut rest = walker.rest(&entry);
+                layer(&entry, &mut rest, &first)?;
+                rest.finish()?;
+            }
+            index.add(&entry)?;
+        }
+        Ok(index)
+    }
+
+    /// Whether a JSON member of this size may be kept.
+    pub(super) fn has_room_for(&self, size: u64) -> bool {
+        size <= KEEP_EACH && self.kept.values().map(|kept| kept.len() as u64).sum::<u64>() + size <= KEEP_ALL
+    }
+
+    /// Keeps the bytes of a JSON member that begins at `data`.
+    pub(super) fn keep(&mut self, data: u64, bytes: Vec<u8>) {
+        self.kept.insert(data, bytes);
+    }
+
+    /// Notes where a member is.
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let name = normalise(&entry.name);
+        let link = entry.link.as_deref().map(normalise).unwrap_or_default();
+        let member = match entry.kind {
+            b'0' | 0 | b'7' if !entry.sparse => {
+                Member::File(Place { offset: entry.data, size: entry.stored })
+            }
+            b'1' => Member::Link(link),
+            b'2' => Member::Link(join(&name, &link)),
+            _ => Member::Other,
+        };
+        self.members.insert(name, member);
+        if self.members.len() > MAX_MEMBERS {
+            return Err(Fault::Shape(format!("more than {MAX_MEMBERS} members: this is no image archive")));
+        }
+        Ok(())
     }
 
     /// Where a named file is, links followed. `None`: not there, or not a file.
@@ -254,65 +417,54 @@ fn padded(size: u64) -> u64 {
     size.div_ceil(BLOCK).saturating_mul(BLOCK)
 }
 
-fn read_record(tape: &mut impl Tape, size: u64, at: u64) -> Result<Vec<u8>, Fault> {
-    if size > MAX_RECORD {
+fn read_record(tape: &mut impl Tape, size: u64, at: u64, raw: &mut Vec<u8>) -> Result<Vec<u8>, Fault> {
+    if size > MAX_RECORD || raw.len() as u64 > 2 * MAX_RECORD {
         return Err(Fault::Shape(format!("the name or pax record at byte {at} claims {size} bytes")));
     }
-    let mut record = Vec::new();
-    tape.by_ref().take(size).read_to_end(&mut record)?;
-    if (record.len() as u64) < size {
+    let before = raw.len();
+    tape.by_ref().take(padded(size)).read_to_end(raw)?;
+    if ((raw.len() - before) as u64) < padded(size) {
         return Err(Fault::Io(io::ErrorKind::UnexpectedEof.into()));
     }
-    tape.skip(padded(size) - size)?;
+    let end = before + usize::try_from(size).unwrap_or(0);
+    let mut record = raw[before..end].to_vec();
     while record.last() == Some(&0) {
         record.pop();
     }
     Ok(record)
 }
 
-/// Takes `path`, `linkpath` and `size` out of pax records (`<length> <key>=<value>\n`).
-fn read_pax(
-    mut records: &[u8],
-    name: &mut Option<Vec<u8>>,
-    link: &mut Option<Vec<u8>>,
-    size: &mut Option<u64>,
-) {
-    while let Some(space) = records.iter().position(|b| *b == b' ') {
-        let length = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
-        let Some(record) = length.filter(|l| *l > space + 1).and_then(|l| records.get(space + 1..l - 1))
-        else {
-            return;
-        };
-        if let Some(equals) = record.iter().position(|b| *b == b'=') {
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
-            match key {
-                b"path" => *name = Some(value.to_vec()),
-                b"linkpath" => *link = Some(value.to_vec()),
-                b"size" => *size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
-                _ => {}
-            }
-        }
-        records = &records[length.unwrap_or(records.len())..];
-    }
+/// What matters of pax records (`<length> <key>=<value>\n`).
+#[derive(Default)]
+struct Pax {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    sparse: bool,
 }
 
-/// Reads `size` bytes if they begin as JSON does, else steps over them.
-fn read_if_json(tape: &mut impl Tape, size: u64) -> Result<Option<Vec<u8>>, Fault> {
-    if size == 0 {
-        return Ok(None);
+impl Pax {
+    fn read(&mut self, mut records: &[u8]) {
+        while let Some(space) = records.iter().position(|b| *b == b' ') {
+            let length =
+                std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
+            let Some(record) = length.filter(|l| *l > space + 1).and_then(|l| records.get(space + 1..l - 1))
+            else {
+                return;
+            };
+            if let Some(equals) = record.iter().position(|b| *b == b'=') {
+                let (key, value) = (&record[..equals], &record[equals + 1..]);
+                match key {
+                    b"path" => self.name = Some(value.to_vec()),
+                    b"linkpath" => self.link = Some(value.to_vec()),
+                    b"size" => self.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
+                    key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+                    _ => {}
+                }
+            }
+            records = records.get(length.unwrap_or(records.len())..).unwrap_or_default();
+        }
     }
-    let mut first = [0];
-    tape.read_exact(&mut first)?;
-    if !matches!(first[0], b'{' | b'[') {
-        tape.skip(size - 1)?;
-        return Ok(None);
-    }
-    let mut bytes = vec![first[0]];
-    tape.by_ref().take(size - 1).read_to_end(&mut bytes)?;
-    if (bytes.len() as u64) < size {
-        return Err(Fault::Io(io::ErrorKind::UnexpectedEof.into()));
-    }
-    Ok(Some(bytes))
 }
 
 /// `./a//b/` becomes `a/b`. `..` stays: what is named so is not found.
@@ -340,6 +492,10 @@ fn join(from: &str, target: &str) -> String {
 mod tests {
     use super::*;
 
+    fn read(bytes: &[u8]) -> Result<Index, Fault> {
+        Index::read(&mut StreamTape(bytes), |_, _, _| Ok(()))
+    }
+
     fn archive(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         build(&mut builder);
@@ -364,7 +520,7 @@ mod tests {
             builder.append_link(&mut header, "b/layer.tar", "../a/layer.tar").unwrap();
             add(builder, "manifest.json", b"[1]");
         });
-        let index = Index::read(&mut StreamTape(&bytes[..])).unwrap();
+        let index = read(&bytes).unwrap();
         let place = index.find("./b/layer.tar").unwrap();
         assert_eq!(&bytes[place.offset as usize..][..place.size as usize], b"hello");
         let place = index.find(&long).unwrap();
@@ -377,13 +533,13 @@ mod tests {
     fn a_cut_tar_is_noticed_and_noise_is_no_tar() {
         let bytes = archive(|builder| add(builder, "a", &[7; 3000]));
         for cut in [1, 511, 513, 2000] {
-            let fault = Index::read(&mut StreamTape(&bytes[..cut])).unwrap_err();
+            let fault = read(&bytes[..cut]).unwrap_err();
             assert!(
                 matches!(fault, Fault::Io(ref e) if e.kind() == io::ErrorKind::UnexpectedEof),
                 "{fault:?}"
             );
         }
-        assert!(matches!(Index::read(&mut StreamTape(&[1; 1024][..])), Err(Fault::Shape(_))));
+        assert!(matches!(read(&[1; 1024]), Err(Fault::Shape(_))));
     }
 
     #[test]
@@ -392,7 +548,7 @@ mod tests {
         header.set_path("layer.tar").unwrap();
         header.set_size(u64::MAX - 10);
         header.set_cksum();
-        let fault = Index::read(&mut StreamTape(&header.as_bytes()[..])).unwrap_err();
+        let fault = read(header.as_bytes()).unwrap_err();
         assert!(matches!(fault, Fault::Shape(_) | Fault::Io(_)), "{fault:?}");
     }
 
@@ -408,7 +564,7 @@ mod tests {
                     *byte = value;
                 }
             }
-            let _ = Index::read(&mut StreamTape(&bytes[..]));
+            let _ = read(&bytes);
         }
     }
 }

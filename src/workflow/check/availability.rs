@@ -85,6 +85,9 @@ impl Where {
 /// Notes every context and function that is not to be had in a place.
 pub(super) fn check<'a>(expressions: impl Iterator<Item = &'a Placed>, at: Where, problems: &mut Problems) {
     for placed in expressions {
+        if placed.is_empty() {
+            problems.error(placed.place, "expression", "an expression was expected between '${{' and '}}'");
+        }
         for reference in placed.expression.references() {
             let name = match reference.name.as_str() {
                 "gitea" | "forgejo" => "github",

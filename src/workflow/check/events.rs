@@ -81,6 +81,15 @@ pub(super) fn check(triggers: &Triggers, problems: &mut Problems) {
         match &trigger.filters.kind {
             Kind::Null => {}
             Kind::Mapping(entries) => {
+                for kind in ["branches", "tags", "paths"] {
+                    let ignored = format!("{kind}-ignore");
+                    let find = |name: &str| entries.iter().find(|(key, _)| key.text == name);
+                    if let (Some((one, _)), Some((other, _))) = (find(kind), find(&ignored)) {
+                        let message =
+                            format!("'{kind}' and '{ignored}' of the event '{name}' exclude each other");
+                        problems.warning(one.place.max(other.place), "event-key", message);
+                    }
+                }
                 for (key, value) in entries {
                     if !FILTERS.contains(&key.text.as_str()) {
                         let hint = did_you_mean(&key.text, FILTERS.iter().copied());

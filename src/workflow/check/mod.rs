@@ -2,7 +2,9 @@
 
 mod availability;
 mod events;
+mod labels;
 mod references;
+mod shapes;
 mod steps;
 
 use super::diagnostic::{Diagnostic, Severity};
@@ -17,9 +19,19 @@ use availability::Where;
 /// Stricter than [`super::parse_workflow`], which also has to run what a server sends.
 #[must_use]
 pub fn check_workflow(text: &[u8], file: &str) -> Vec<Diagnostic> {
+    check_workflow_for(text, file, None)
+}
+
+/// As [`check_workflow`]; with the labels of the runners that are to run it, those that no runner has are errors too.
+#[must_use]
+pub fn check_workflow_for(text: &[u8], file: &str, served: Option<&[String]>) -> Vec<Diagnostic> {
     let (workflow, mut problems) = parse::read_workflow(text, file);
     if let Some(workflow) = &workflow {
         events::check(&workflow.on, &mut problems);
+        shapes::check(workflow, &mut problems);
+        if let Some(served) = served {
+            labels::check(workflow, served, &mut problems);
+        }
         Check { workflow, problems: &mut problems }.workflow();
     }
     strict(problems.into_found())

@@ -4,6 +4,7 @@ use super::fields::Fields;
 use super::{Problems, step};
 use crate::workflow::action::{Action, Input, Runs};
 use crate::workflow::diagnostic::Diagnostic;
+use crate::workflow::template::Condition;
 use crate::yaml::{self, Kind, Node};
 
 const KEYS: &[&str] = &["name", "author", "description", "inputs", "outputs", "runs", "branding"];
@@ -118,8 +119,8 @@ fn runs(node: &Node, problems: &mut Problems) -> Option<Runs> {
             let main = fields.text("main", problems).filter(|main| !main.is_empty());
             let pre = fields.text("pre", problems).filter(|pre| !pre.is_empty());
             let post = fields.text("post", problems).filter(|post| !post.is_empty());
-            let pre_if = fields.condition("pre-if", problems);
-            let post_if = fields.condition("post-if", problems);
+            let pre_if = fields.condition("pre-if", problems).map(Condition::whatever_happened);
+            let post_if = fields.condition("post-if", problems).map(Condition::whatever_happened);
             let Some(main) = main else {
                 problems.error(node.place, "missing-key", format!("'runs' with '{using}' has no 'main'"));
                 return None;

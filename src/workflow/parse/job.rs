@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::fields::{Fields, template};
 use super::{Problems, is_id, step};
-use crate::workflow::matrix::{Matrix, Tree};
+use crate::workflow::matrix::{Matrix, Name, Tree};
 use crate::workflow::model::{Job, JobSecrets, RunsOn, Spanned, Strategy};
 use crate::workflow::template::Template;
 use crate::yaml::{Key, Kind, Node};
@@ -222,9 +222,15 @@ fn tree(node: &Node, problems: &mut Problems) -> Option<Tree> {
         Kind::Sequence(items) => {
             Tree::Sequence(items.iter().filter_map(|item| tree(item, problems)).collect())
         }
-        Kind::Mapping(entries) => Tree::Mapping(
-            entries.iter().filter_map(|(key, value)| Some((key.clone(), tree(value, problems)?))).collect(),
-        ),
+        Kind::Mapping(entries) => {
+            let mut named = Vec::with_capacity(entries.len());
+            for (key, value) in entries {
+                let name = problems.keep("expression", Name::read(key));
+                let value = tree(value, problems);
+                named.extend(name.zip(value));
+            }
+            Tree::Mapping(named)
+        }
         _ => Tree::Scalar(template(node, problems)?),
     })
 }

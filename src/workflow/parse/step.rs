@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Problems;
 use super::fields::Fields;
 use crate::workflow::model::{Step, StepKind};
+use crate::workflow::template::Template;
 use crate::yaml::{Kind, Node, Place};
 
 const KEYS: &[&str] = &[
@@ -82,7 +83,12 @@ fn step(
         env,
         continue_on_error,
         timeout_minutes,
-        kind: kind?,
+        // What is wrong with it is noted; the step is still there to be spoken of.
+        kind: kind.unwrap_or_else(|| StepKind::Run {
+            script: Template::nothing(node.place),
+            shell: None,
+            working_directory: None,
+        }),
     })
 }
 

@@ -104,6 +104,7 @@ impl Forge {
             token: random::hex(20)?,
             prefix,
             pushes: tokio::sync::Mutex::new(()),
+            artifacts: crate::artifacts::Artifacts::default(),
         });
         let (up, watched) = watch::channel(true);
         runtime.spawn(http::run(Arc::clone(&site), listener, watched));

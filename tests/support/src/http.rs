@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::forge::{PASSWORD, USER};
 use crate::state::Shared;
-use crate::{git, registry, rest, rpc};
+use crate::{artifacts, git, registry, rest, rpc};
 
 /// Most bytes of a body that is kept in memory.
 pub(crate) const MAX_BODY: u64 = 256 * 1024 * 1024;
@@ -51,6 +51,7 @@ pub(crate) struct Site {
     pub(crate) token: String,
     pub(crate) prefix: String,
     pub(crate) pushes: tokio::sync::Mutex<()>,
+    pub(crate) artifacts: artifacts::Artifacts,
 }
 
 /// A body that breaks off.
@@ -191,6 +192,16 @@ async fn route(site: &Arc<Site>, request: Request<Incoming>) -> Result<Response<
     if let Some(method) = path.strip_prefix("/api/actions/") {
         let method = method.to_owned();
         return rpc::serve(&site.shared, &method, request).await;
+    }
+    if let Some(method) = path.strip_prefix(artifacts::TWIRP) {
+        let method = method.to_owned();
+        return artifacts::twirp(site, &method, request).await;
+    }
+    if let Some(rest) = path.strip_prefix(artifacts::PIPELINES)
+        && rest.contains("/artifacts")
+    {
+        let rest = rest.to_owned();
+        return artifacts::pipelines(site, &rest, request).await;
     }
     if path.starts_with("/api/") {
         return rest::serve(site, &path, request).await;

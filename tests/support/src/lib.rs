@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod artifacts;
 mod ask;
 mod context;
 mod fault;

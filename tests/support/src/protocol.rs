@@ -275,6 +275,7 @@ impl State {
         if let Some(task) = self.tasks.get_mut(&task).filter(|task| !task.sealed) {
             let keep = task.rows.len().saturating_sub(rows);
             task.rows.truncate(keep);
+            task.watch.forgot = true;
         }
     }
 

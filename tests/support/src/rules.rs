@@ -61,6 +61,8 @@ pub(crate) struct Watch {
     pub(crate) told: i64,
     /// The last UpdateTask.
     pub(crate) beat: Instant,
+    /// The server has lost rows.
+    pub(crate) forgot: bool,
     /// The server sealed the log of its own accord.
     pub(crate) sealed_by_fault: bool,
     /// The result that the runner gave.
@@ -69,7 +71,7 @@ pub(crate) struct Watch {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { told: 0, beat: Instant::now(), sealed_by_fault: false, result: None }
+        Self { told: 0, beat: Instant::now(), forgot: false, sealed_by_fault: false, result: None }
     }
 }
 
@@ -163,11 +165,13 @@ impl State {
                 continue;
             };
             let n = step.id;
-            if step.log_length < before.log_length {
+            // A server that has lost rows has a state that is ahead of them.
+            let forgot = task.watch.forgot;
+            if step.log_length < before.log_length && !forgot {
                 let (old, new) = (before.log_length, step.log_length);
                 complaints.push((Rule::LogLength, format!("step {n} went from {old} rows to {new}")));
             }
-            if before.started.is_some() && step.log_index != before.log_index {
+            if before.started.is_some() && step.log_index != before.log_index && !forgot {
                 let (old, new) = (before.log_index, step.log_index);
                 complaints.push((Rule::LogLength, format!("step {n} moved from row {old} to {new}")));
             }
@@ -180,6 +184,7 @@ impl State {
             if before.status.is_done()
                 && Status::from_result(result) != Some(before.status)
                 && !task.status.is_done()
+                && !forgot
             {
                 complaints.push((Rule::Steps, format!("step {n} was {}, now {result:?}", before.status)));
             }

@@ -25,7 +25,7 @@ impl Runner {
         let home = folder.path().join("home");
         fs::create_dir(&home)?;
         let config = format!(
-            "log:\n  level: debug\nrunner:\n  file: {}\n  capacity: {capacity}\ncache:\n  enabled: false\n\
+            "log:\n  level: debug\nrunner:\n  file: {}\n  capacity: {capacity}\n\
              host:\n  home: {}\n",
             folder.path().join("state/.runner").display(),
             home.display(),

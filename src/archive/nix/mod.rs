@@ -1,4 +1,16 @@
-//! What the Nix store can do for a path of its own.
+//! The Nix store: what it knows of a path, what is in a closure, what it can do for a path of its own.
+//!
+//! | Module | Holds |
+//! | --- | --- |
+//! | [`known`] | size and hash of a store path by Nix's own book (`nix path-info`) |
+//! | [`closure`] | the store paths that a build needs, and the archives in them |
+//! | [`joins`] | derivations that join static libraries |
+//! | [`links`] | the hard links that `nix-store --optimise` makes |
+
+pub mod closure;
+pub mod joins;
+pub mod known;
+pub(super) mod links;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,10 +55,28 @@ pub fn repair(store_path: &Path) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("`nix store repair {}` failed: {}", store_path.display(), last_words(&output.stderr)))
+}
+
+/// The last lines that a program said.
+pub(crate) fn last_words(stderr: &[u8]) -> String {
+    let said = String::from_utf8_lossy(stderr);
     let mut last: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).rev().take(3).collect();
     last.reverse();
-    Err(format!("`nix store repair {}` failed: {}", store_path.display(), last.join(" / ")))
+    last.join(" / ")
+}
+
+/// Runs a program and gives what it says on stdout.
+///
+/// # Errors
+/// The last lines of what it said on stderr, or why it could not be started.
+pub(crate) fn ask(command: &mut Command) -> Result<Vec<u8>, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{program} could not be started: {error}"))?;
+    if output.status.success() { Ok(output.stdout) } else { Err(last_words(&output.stderr)) }
 }
 
 #[cfg(test)]

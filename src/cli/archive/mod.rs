@@ -1,0 +1,62 @@
+//! `sower archive`: Check static archives and mend them.
+
+mod check;
+mod explain;
+mod patch;
+
+use std::io::Write;
+
+use clap::Subcommand;
+
+use super::{Failure, Outcome};
+use crate::archive::donor::Source;
+
+/// Check static archives and mend them.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Patch(patch::Args),
+    Explain(explain::Args),
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    match &args.command {
+        Command::Check(args) => check::run(args),
+        Command::Patch(args) => patch::run(args),
+        Command::Explain(args) => explain::run(args),
+    }
+}
+
+/// Prints a line; a reader that went away (`| head`) ends the program quietly.
+fn say(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(Failure::not_well),
+    }
+}
+
+/// The sources that were named; whatever Nix can do if none was.
+fn sources(from: &[String]) -> Result<Vec<Source>, Failure> {
+    if from.is_empty() {
+        return Ok(vec![Source::Nix]);
+    }
+    let parse = |text: &String| {
+        Source::parse(text)
+            .map_err(|why| Failure::wrong_question(format!("--from {}: {why}", without_password(text))))
+    };
+    from.iter().map(parse).collect()
+}
+
+/// What stands before the host in a URL may be a password, which no message repeats.
+fn without_password(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+        _ => text.to_owned(),
+    }
+}
