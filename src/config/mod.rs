@@ -243,16 +243,10 @@ pub struct Ghc {
 }
 
 /// `housekeeping`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Housekeeping {
     /// Fewest free bytes where jobs are kept and work; with fewer no task is fetched. 0 fetches always.
     pub min_free: u64,
-}
-
-impl Default for Housekeeping {
-    fn default() -> Self {
-        Self { min_free: 512 << 20 }
-    }
 }
 
 /// Something in a configuration file that is wrong or odd, and where.
