@@ -1,5 +1,7 @@
 //! The runner's configuration: what is documented is what is read, and what is wrong is said with its place.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::time::Duration;
 
