@@ -10,7 +10,8 @@
 //! | [`local`] | running workflows of the working directory, without a server | `job`, `workflow`, `events`, `cache` |
 //! | [`cache`] | the cache server: entries on disk, protocols, who may ask | nothing |
 //! | [`job`] | plan, steps, scripts, actions, commands, masking, environment files | `workflow`, `events`, `limits` |
-//! | [`limits`] | the heap ceiling and its proof | `events` |
+//! | [`limits`] | the kernel's limits, the heap ceiling and its proof, the measuring of jobs | `config`, `events`, `job::tree` |
+//! | [`diagnose`] | why a step failed | `config`, `limits` |
 //! | [`events`] | the event type and the journal that writes and reads it | nothing |
 //! | [`workflow`] | model, parser with positions, diagnostics, expressions | `yaml` |
 //! | [`config`] | runner configuration: typed, defaulted, checked | `yaml` |
@@ -27,6 +28,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod deploy;
+pub mod diagnose;
 pub mod events;
 pub mod gitea;
 pub mod http;

@@ -332,3 +332,52 @@ fn caps_tell_which_derivations_carry_a_ceiling() {
     );
     assert!(ran.code == 1 && ran.stderr.contains("./nothing"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_nix_build_is_followed() {
+    let nix = Nix::new(false, "");
+    let summary = nix.at().join("summary.md");
+    let environment = [("GITHUB_STEP_SUMMARY", summary.clone()), ("XDG_CACHE_HOME", nix.at().join("cache"))];
+    let build = || {
+        let mut build =
+            command(env!("CARGO_BIN_EXE_sower"), &["nix", "build", INSTALLABLE, "--", "--impure"], nix.at());
+        build.envs(nix.environment.iter().map(|(k, v)| (k, v))).envs(environment.clone());
+        ran(&build.output().unwrap())
+    };
+    let first = build();
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    assert!(
+        first.stderr.contains("building image\n") && first.stderr.contains("image: ended after "),
+        "{}",
+        first.stderr
+    );
+    let table = fs::read_to_string(&summary).unwrap();
+    assert!(table.contains("| Derivation | Time | Peak RSS |") && table.contains("| image | "), "{table}");
+    assert!(nix.at().join("cache/sower/nix-builds.json").exists());
+    // What failed says why, and Nix's exit code is kept.
+    let flake = nix.at().join("flake/flake.nix");
+    let text = fs::read_to_string(&flake)
+        .unwrap()
+        .replace("echo environment", "echo worse; exit 3; echo environment");
+    fs::write(&flake, text).unwrap();
+    let second = build();
+    assert_eq!(second.code, 1, "{}", second.stderr);
+    assert!(
+        second.stderr.contains("building image, about ") && second.stderr.contains("image> worse"),
+        "{}",
+        second.stderr
+    );
+}
+
+#[test]
+fn an_enforced_ceiling_beats_what_the_build_passes() {
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let path = caps(at, &["--heap", "1g", "--enforce"]);
+    let with =
+        |arguments: &[&str]| ran(&command("ghc", arguments, at).env("PATH", &path).output().unwrap()).stdout;
+    let said = with(&["+RTS", "-M3g", "-A128m", "-RTS", "-e", SAY_ARGUMENTS]);
+    assert!(said.trim_end().ends_with("+RTS -A32m -M1g -RTS"), "{said}");
+    let output = command("ghc", &["--version", "--", "x"], at).env("PATH", &path).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("9.0"), "{output:?}");
+}

@@ -14,6 +14,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::{Failure, Outcome};
 use crate::config::{self, Config, Level};
 use crate::gitea::{self, DaemonError, Left, Registration};
+use crate::limits::cap;
+use crate::limits::ceiling::Ceiling;
 use crate::supervisor::{self, Lock, Program, StateDir};
 
 /// Take jobs from Gitea and run them.
@@ -35,6 +37,9 @@ pub(super) struct Args {
     drain: bool,
 }
 
+/// What the daemon and the processes of jobs ask of the out-of-memory killer, in thousandths of the memory less.
+const BADNESS: i32 = -500;
+
 const EXAMPLES: &str = "\
 Signals: SIGTERM and SIGINT stop the daemon (jobs go on), SIGUSR1 drains it,
 SIGHUP reads the configuration again (labels, capacity, limits; jobs that run keep theirs).
@@ -50,6 +55,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    Ceiling::of(&config.ghc).map_err(Failure::wrong_question)?;
+    protect(&config);
     let registration = Registration::read(&config.runner.file).map_err(Failure::wrong_question)?;
     let state = StateDir::open(config.state_dir()).map_err(Failure::not_well)?;
     let lock = take_lock(&state, args.drain)?;
@@ -86,6 +93,28 @@ pub(super) fn run(args: &Args) -> Outcome {
             Err(Failure::not_well(error))
         }
         Err(error) => Err(Failure::wrong_question(error)),
+    }
+}
+
+/// Has the kernel pick a job when there is no memory left, and never the daemon or a job's process; and readies the
+/// control group for the limits of jobs.
+fn protect(config: &Config) {
+    // Lowering it is root's; a service manager may have done so already.
+    let now = std::fs::read_to_string("/proc/self/oom_score_adj")
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok());
+    if now.is_some_and(|now| now > BADNESS)
+        && std::fs::write("/proc/self/oom_score_adj", BADNESS.to_string()).is_err()
+    {
+        tracing::debug!(
+            "the kernel may pick the daemon when memory is short: oom_score_adj cannot be lowered"
+        );
+    }
+    let all = config.limits.labels.values().fold(config.limits.job.clone(), |all, label| all.or(label));
+    if !all.is_none()
+        && let Err(problem) = cap::delegate(&all)
+    {
+        tracing::warn!("limits are not enforced: {problem}");
     }
 }
 

@@ -12,7 +12,7 @@ use super::{Failure, Outcome};
 use crate::limits::ceiling::Ceiling;
 use crate::limits::run::{self, CannotRun};
 use crate::limits::size::Size;
-use crate::limits::{derivations, launcher, process};
+use crate::limits::{derivations, launcher};
 
 /// Give GHC a heap ceiling and prove it.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,9 @@ struct CeilingArgs {
     /// Modules that one GHC compiles at a time [default: what the build says]
     #[arg(long, value_name = "N")]
     jobs: Option<u32>,
+    /// Put the ceiling last on GHC's command line, where it beats what a build passes itself
+    #[arg(long)]
+    enforce: bool,
 }
 
 /// Put launchers with a heap ceiling in front of GHC for the steps that follow in a job.
@@ -55,6 +58,9 @@ struct CapsArgs {
     /// Where the launchers go [default: in a job, below RUNNER_TEMP]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Have the job fail if a GHC ran in it without the ceiling
+    #[arg(long)]
+    require: bool,
     /// Ask Nix which derivations of this run GHC, and which carry a ceiling
     #[arg(long, value_name = "INSTALLABLE")]
     installable: Option<String>,
@@ -89,10 +95,15 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 impl CeilingArgs {
     fn ceiling(&self) -> Result<Ceiling, Failure> {
-        let ceiling = Ceiling { heap: self.heap, allocation_area: self.allocation_area, jobs: self.jobs };
+        let ceiling = Ceiling {
+            heap: self.heap,
+            allocation_area: self.allocation_area,
+            jobs: self.jobs,
+            enforce: self.enforce,
+        };
         ceiling.check().map_err(Failure::wrong_question)?;
-        if let Some(memory) = process::host_memory().filter(|memory| self.heap.0 > *memory) {
-            eprintln!("sower: a heap of {} is more than this host's memory of {}", self.heap, Size(memory));
+        for warning in ceiling.warnings(None) {
+            eprintln!("sower: {warning}");
         }
         Ok(ceiling)
     }
@@ -116,6 +127,10 @@ fn caps(args: &CapsArgs) -> Outcome {
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
     let made = launcher::make_directory(&directory, &path, &ceiling)
+        .and_then(|made| {
+            launcher::ask(&directory, &launcher::Asked { heap: ceiling.heap, require: args.require })?;
+            Ok(made)
+        })
         .map_err(|error| Failure::not_well(format!("{}: {error}", directory.display())))?;
     if made.is_empty() {
         println!("no GHC on PATH: nothing to put a ceiling on here");

@@ -12,6 +12,8 @@ use crate::job::executor;
 use crate::job::process::Control;
 use crate::job::spec::JobSpec;
 use crate::job::tree;
+use crate::limits::ceiling::Ceiling;
+use crate::limits::run;
 use crate::supervisor::{self, JobDir};
 
 use super::{Failure, Outcome};
@@ -31,16 +33,21 @@ pub(super) fn run(args: &Args) -> Outcome {
     // The job outlives the daemon: a session of its own, and its orphans stay with it.
     let _ = rustix::process::setsid();
     tree::adopt_orphans().map_err(Failure::not_well)?;
+    let directory = JobDir::at(&args.directory);
+    let spec_path = directory.spec();
+    let text = fs::read(&spec_path).map_err(|error| Failure::wrong_question(named(&spec_path, &error)))?;
+    let mut spec: JobSpec = serde_json::from_slice(&text)
+        .map_err(|error| Failure::wrong_question(format!("{}: {error}", spec_path.display())))?;
+    drop(text);
+    // While this process has one thread: mounts of its own are for what it starts.
+    if let Ok(Some(ceiling)) = Ceiling::of(&spec.memory.ghc) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        spec.head.extend(run::cover_host(&path, &ceiling));
+    }
     let control = Control::new().map_err(Failure::not_well)?;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         control.cancel_on(signal).map_err(Failure::not_well)?;
     }
-    let directory = JobDir::at(&args.directory);
-    let spec_path = directory.spec();
-    let text = fs::read(&spec_path).map_err(|error| Failure::wrong_question(named(&spec_path, &error)))?;
-    let spec: JobSpec = serde_json::from_slice(&text)
-        .map_err(|error| Failure::wrong_question(format!("{}: {error}", spec_path.display())))?;
-    drop(text);
     let mut journal = Writer::create(&directory.journal()).map_err(Failure::not_well)?;
     directory.reserve().map_err(Failure::not_well)?;
     let members = supervisor::enter(&directory).map_err(Failure::not_well)?;

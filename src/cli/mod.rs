@@ -11,6 +11,8 @@ mod failure;
 mod ghc;
 mod image;
 mod job;
+mod jobs;
+mod nix;
 mod register;
 
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ enum Command {
     Ghc(ghc::Args),
     Image(image::Args),
     Deploy(deploy::Args),
+    Jobs(jobs::Args),
+    Nix(nix::Args),
     Job(job::Args),
 }
 
@@ -70,6 +74,8 @@ pub fn main() -> ExitCode {
         Command::Ghc(args) => ghc::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Deploy(args) => deploy::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
+        Command::Nix(args) => nix::run(&args),
         Command::Job(args) => job::run(&args),
     };
     outcome.unwrap_or_else(|failure| {

@@ -72,6 +72,28 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         s.optional_text("heap", &mut config.ghc.heap);
         s.optional_text("allocation_area", &mut config.ghc.allocation_area);
         s.optional_number("jobs", &mut config.ghc.jobs, 1, 1024);
+        s.bool("enforce", &mut config.ghc.enforce);
+        s.bool("require", &mut config.ghc.require);
+    });
+    root.section("limits", |s| {
+        limits(s, &mut config.limits.job);
+        s.each("labels", &mut config.limits.labels, limits);
+    });
+    root.section("history", |s| {
+        let history = &mut config.history;
+        s.number("jobs", &mut history.jobs, 0, 100_000);
+        s.duration("age", &mut history.age, Duration::ZERO);
+        s.bytes("size", &mut history.size, 0);
+        s.bool("admission", &mut history.admission);
+    });
+    root.section("diagnose", |s| {
+        s.each_of_list("causes", &mut config.diagnose, |s, own: &mut super::OwnCause| {
+            s.required_text("pattern", &mut own.pattern);
+            s.required_text("cause", &mut own.cause);
+            let mut advice = None;
+            s.optional_text("advice", &mut advice);
+            own.advice = advice.unwrap_or_default();
+        });
     });
     root.section("housekeeping", |s| s.bytes("min_free", &mut config.housekeeping.min_free, 0));
     root.finish();
@@ -96,6 +118,20 @@ fn runner(s: &mut Section<'_>, runner: &mut super::Runner) {
     s.duration("cleanup_timeout", &mut runner.cleanup_timeout, second);
     s.optional_text("github_mirror", &mut runner.github_mirror);
     s.list("labels", &mut runner.labels, |text| text.parse::<Label>().map_err(|error| error.to_string()));
+}
+
+/// The least memory that a job can do anything with.
+const LEAST_MEMORY: u64 = 16 << 20;
+
+fn limits(s: &mut Section<'_>, limits: &mut super::Limits) {
+    s.optional_bytes("memory", &mut limits.memory, LEAST_MEMORY);
+    s.optional_bytes("memory_high", &mut limits.memory_high, LEAST_MEMORY);
+    s.optional_bytes("swap", &mut limits.swap, 0);
+    let mut pids = None;
+    s.optional_number("pids", &mut pids, 16, 4_000_000);
+    limits.pids = pids.map(u64::from).or(limits.pids);
+    s.optional_thousandths("cpu", &mut limits.cpu, 10);
+    s.bool("watchdog", &mut limits.watchdog);
 }
 
 fn container(s: &mut Section<'_>, container: &mut super::Container) {

@@ -23,6 +23,8 @@ pub use env_file::EnvFileError;
 pub use label::{Label, LabelError, Schema};
 pub use settings::{Setting, settings};
 
+use serde::{Deserialize, Serialize};
+
 use crate::yaml::Place;
 
 /// Where the configuration is looked for when the command line names none.
@@ -43,10 +45,16 @@ pub struct Config {
     pub host: Host,
     /// `actions`: where actions come from.
     pub actions: Actions,
-    /// `ghc`: defaults for the memory limits of GHC.
+    /// `ghc`: the heap ceiling of GHC in every job.
     pub ghc: Ghc,
     /// `housekeeping`: room on the disk.
     pub housekeeping: Housekeeping,
+    /// `limits`: what a job may use.
+    pub limits: HostLimits,
+    /// `history`: what is kept of jobs that have ended.
+    pub history: History,
+    /// `diagnose`: own patterns by which the cause of a failed step is told.
+    pub diagnose: Vec<OwnCause>,
 }
 
 /// `log`.
@@ -231,8 +239,9 @@ impl Default for Actions {
     }
 }
 
-/// `ghc`: what `sower ghc caps` takes where a workflow says nothing. `None` leaves it to the host's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// `ghc`: the heap ceiling that every GHC of every job gets. Without `heap` there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ghc {
     /// Heap ceiling, as GHC's `-M` takes it, such as `2500m`.
     pub heap: Option<String>,
@@ -240,6 +249,89 @@ pub struct Ghc {
     pub allocation_area: Option<String>,
     /// How many modules GHC compiles at the same time.
     pub jobs: Option<u32>,
+    /// The ceiling stands last on GHC's command line, where it beats what a build passes itself.
+    pub enforce: bool,
+    /// A job fails when a GHC ran without the ceiling.
+    pub require: bool,
+}
+
+/// What a job may use. `None` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes from which on the kernel slows the job down and takes memory back; `None` is 90 % of `memory`.
+    pub memory_high: Option<u64>,
+    /// Bytes of swap.
+    pub swap: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpu: Option<u64>,
+    /// The runner itself ends a step that uses more than `memory`, where the kernel does not.
+    pub watchdog: bool,
+}
+
+impl Limits {
+    /// These limits, where they say nothing those of `other`.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            memory: self.memory.or(other.memory),
+            memory_high: self.memory_high.or(other.memory_high.filter(|_| self.memory.is_none())),
+            swap: self.swap.or(other.swap),
+            pids: self.pids.or(other.pids),
+            cpu: self.cpu.or(other.cpu),
+            watchdog: self.watchdog || other.watchdog,
+        }
+    }
+
+    /// Whether there is a limit at all.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self { watchdog: self.watchdog, ..Self::default() }
+    }
+}
+
+/// `limits`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostLimits {
+    /// For every job.
+    pub job: Limits,
+    /// For jobs that ask for this label; what is not said here is as for every job.
+    pub labels: BTreeMap<String, Limits>,
+}
+
+/// `history`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// How many jobs' logs are kept.
+    pub jobs: u32,
+    /// For how long.
+    pub age: Duration,
+    /// Most bytes of them together.
+    pub size: u64,
+    /// With a capacity above 1, start a job only where its known peak fits beside those that run.
+    pub admission: bool,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { jobs: 100, age: Duration::from_secs(30 * 24 * 3600), size: 1 << 30, admission: true }
+    }
+}
+
+/// A pattern of the operator's own, and what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OwnCause {
+    /// Text that a row of a failed step holds; `*` stands for anything.
+    pub pattern: String,
+    /// What happened.
+    pub cause: String,
+    /// What to do.
+    pub advice: String,
 }
 
 /// `housekeeping`.

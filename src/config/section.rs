@@ -35,6 +35,7 @@ pub(super) struct Section<'a> {
     /// With a point at its end, such as `runner.`; empty for the document.
     prefix: String,
     entries: &'a [(crate::yaml::Key, Node)],
+    place: Place,
     names: Vec<&'static str>,
     findings: &'a mut Findings,
 }
@@ -56,7 +57,8 @@ impl<'a> Section<'a> {
                 &[]
             }),
         };
-        Self { prefix, entries, names: Vec::new(), findings }
+        let place = node.map_or(Place { line: 1, column: 1 }, |node| node.place);
+        Self { prefix, entries, place, names: Vec::new(), findings }
     }
 
     /// Reads a mapping below this one.
@@ -184,6 +186,117 @@ impl<'a> Section<'a> {
                 None => Err(format!("a number of bytes such as 500MiB is expected, this is {text:?}")),
             }
         });
+    }
+
+    /// As [`Section::bytes`], where leaving it out or empty means something.
+    pub(super) fn optional_bytes(&mut self, name: &'static str, into: &mut Option<u64>, least: u64) {
+        self.value(name, into, |node| {
+            let Some(text) = node.scalar_text() else {
+                return Err(expected("a number of bytes such as 3GiB", node));
+            };
+            if text.is_empty() {
+                return Ok(None);
+            }
+            match super::parse_bytes(&text) {
+                Some(bytes) if bytes >= least => Ok(Some(bytes)),
+                Some(_) => {
+                    Err(format!("at least {} is expected, this is {text}", super::format_bytes(least)))
+                }
+                None => Err(format!("a number of bytes such as 3GiB is expected, this is {text:?}")),
+            }
+        });
+    }
+
+    /// A number with up to three decimals, such as `1.5`, in thousandths.
+    pub(super) fn optional_thousandths(&mut self, name: &'static str, into: &mut Option<u64>, least: u64) {
+        self.value(name, into, |node| {
+            let text = node.scalar_text().unwrap_or_default();
+            if text.is_empty() {
+                return Ok(None);
+            }
+            let number = text.parse::<f64>().ok().filter(|number| (0.0..1e6).contains(number));
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "0 to 10^9 by the check above"
+            )]
+            let thousandths = number.map(|number| (number * 1000.0).round() as u64);
+            match thousandths.filter(|number| *number >= least) {
+                Some(number) => Ok(Some(number)),
+                None => Err(expected("a number of processors such as 1.5", node)),
+            }
+        });
+    }
+
+    /// A text that must be there.
+    pub(super) fn required_text(&mut self, name: &'static str, into: &mut String) {
+        self.value(name, into, text);
+        if into.is_empty() {
+            let key = self.prefix.trim_end_matches('.').to_owned();
+            self.findings.error(self.place, &key, format!("{name} is missing"));
+        }
+    }
+
+    /// A mapping of any keys to mappings that are all read by `read`.
+    pub(super) fn each<T: Default>(
+        &mut self,
+        name: &'static str,
+        into: &mut std::collections::BTreeMap<String, T>,
+        read: impl Fn(&mut Section<'_>, &mut T),
+    ) {
+        self.names.push(name);
+        let prefix = format!("{}{name}", self.prefix);
+        let known = self.findings.known.len();
+        if let Some((_, node)) = self.entries.iter().find(|(key, _)| key.text == name)
+            && !node.is_null()
+        {
+            match node.as_mapping() {
+                Some(entries) => {
+                    for (key, node) in entries {
+                        let mut value = T::default();
+                        let mut section =
+                            Section::new(format!("{prefix}.{}.", key.text), Some(node), self.findings);
+                        read(&mut section, &mut value);
+                        section.finish();
+                        into.insert(key.text.clone(), value);
+                    }
+                }
+                None => self.findings.error(node.place, &prefix, expected("keys with values", node)),
+            }
+        }
+        self.findings.known.truncate(known);
+        self.findings.known.push(prefix);
+    }
+
+    /// A list of mappings that are all read by `read`.
+    pub(super) fn each_of_list<T: Default>(
+        &mut self,
+        name: &'static str,
+        into: &mut Vec<T>,
+        read: impl Fn(&mut Section<'_>, &mut T),
+    ) {
+        self.names.push(name);
+        let prefix = format!("{}{name}", self.prefix);
+        let known = self.findings.known.len();
+        if let Some((_, node)) = self.entries.iter().find(|(key, _)| key.text == name)
+            && !node.is_null()
+        {
+            match node.as_sequence() {
+                Some(items) => {
+                    for (index, node) in items.iter().enumerate() {
+                        let mut value = T::default();
+                        let mut section =
+                            Section::new(format!("{prefix}.{index}."), Some(node), self.findings);
+                        read(&mut section, &mut value);
+                        section.finish();
+                        into.push(value);
+                    }
+                }
+                None => self.findings.error(node.place, &prefix, expected("a list", node)),
+            }
+        }
+        self.findings.known.truncate(known);
+        self.findings.known.push(prefix);
     }
 
     /// One of a few words, in any case.

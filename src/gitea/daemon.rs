@@ -366,10 +366,12 @@ impl Daemon {
                 if matches!(&ended, Ok((_, Outcome::Reported | Outcome::Lost))) {
                     jobs -= 1;
                 }
-                if let Ok((dir, Outcome::Reported | Outcome::Lost)) = ended
-                    && let Err(error) = dir.remove()
-                {
-                    warn!("task {}: {error}", dir.task());
+                if let Ok((dir, Outcome::Reported | Outcome::Lost)) = ended {
+                    let kept =
+                        supervisor::history::keep(&self.options.state, &dir, &self.options.config.history);
+                    if let Err(error) = dir.remove().and(kept) {
+                        warn!("task {}: {error}", dir.task());
+                    }
                 }
             }
         };
@@ -496,7 +498,11 @@ impl Daemon {
 
     /// Removes a job's directory beside the other work: a workspace may hold very many files.
     fn remove(&self, dir: JobDir) {
+        let (state, rules) = (self.options.state.clone(), self.options.config.history.clone());
         tokio::task::spawn_blocking(move || {
+            if let Err(error) = supervisor::history::keep(&state, &dir, &rules) {
+                warn!("task {}: its log is not kept: {error}", dir.task());
+            }
             if let Err(error) = dir.remove() {
                 warn!("task {}: {error}; tried again at the next start", dir.task());
             }

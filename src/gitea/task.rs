@@ -14,9 +14,10 @@ use crate::cache::Grant;
 use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
 use crate::job::spec::{
-    ActionSources, JobSpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
+    ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
 };
-use crate::supervisor::Meta;
+use crate::limits::admission::Request;
+use crate::supervisor::{Meta, history};
 use crate::yaml;
 
 /// What the daemon knows that a task does not say.
@@ -93,6 +94,10 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     }
     masks.retain(|mask| !mask.is_empty());
 
+    let workflow_file = match text(&github, "workflow") {
+        empty if empty.is_empty() => "workflow.yaml".to_owned(),
+        file => file,
+    };
     let workflow = String::from_utf8(task.workflow_payload.unwrap_or_default())
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     let work = config.host.workdir_parent.as_ref().map(|parent| parent.join(format!("task-{}", task.id)));
@@ -101,6 +106,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
         runner: around.uuid.to_owned(),
         repository,
         job,
+        workflow: workflow_file.clone(),
         run_number: claim(claims.as_ref(), "RunID"),
         job_number: claim(claims.as_ref(), "JobID"),
         steps: steps(&workflow),
@@ -109,10 +115,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     };
     let spec = JobSpec {
         inputs: inputs(&github),
-        workflow_file: match text(&github, "workflow") {
-            empty if empty.is_empty() => "workflow.yaml".to_owned(),
-            file => file,
-        },
+        workflow_file,
         workflow,
         job: None,
         matrix: None,
@@ -153,6 +156,18 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             cleanup_seconds: config.runner.cleanup_timeout.as_secs().max(1),
         },
         journal_limit: config.runner.journal_limit,
+        memory: MemorySpec {
+            limits: config.limits.clone(),
+            ghc: config.ghc.clone(),
+            causes: config.diagnose.clone(),
+            record: Some(directory.join("memory.json")),
+            admission: (config.history.admission && config.runner.capacity > 1).then(|| Request {
+                directory: config.state_dir().join("admission"),
+                peaks: history::peaks(config.state_dir()),
+                job: history::key(&meta.repository, &meta.workflow, &meta.job),
+                task: task.id,
+            }),
+        },
     };
     (spec, meta)
 }

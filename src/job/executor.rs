@@ -21,7 +21,7 @@ use super::files::EnvironmentFiles;
 use super::host::{self, Host};
 use super::log::Log;
 use super::mask::Masker;
-use super::oom::Counters;
+use super::memory::Memory;
 use super::output::Interpreter;
 use super::phases::{Post, Prepared};
 use super::process::{Control, Grace, Output};
@@ -111,6 +111,13 @@ impl Plan {
             name: masker.mask(&step_name(step, &view)),
         };
         self.job().steps.iter().enumerate().map(info).collect()
+    }
+
+    /// The labels that the job asks for, as far as they can be computed here.
+    fn labels(&self, fixed: &Fixed, spec: &JobSpec) -> Vec<String> {
+        let frame = Frame::of_job(&spec.inputs);
+        let view = View { fixed, frame: &frame, env: &[], status: Status::Success };
+        self.job().runs_on.labels(&view).unwrap_or_default()
     }
 
     pub(super) fn fixed(&self, spec: &JobSpec, debug: bool) -> Fixed {
@@ -263,15 +270,17 @@ pub(super) struct Executor<'a> {
     pub(super) prepared: Prepared,
     /// Numbers the scripts.
     pub(super) scripts: usize,
-    /// What the kernel's out-of-memory killer had done before the job.
-    pub(super) counters: Counters,
+    /// What a step wrote to its summary last.
+    pub(super) last_summary: Option<(usize, String)>,
+    /// Limits and what is measured.
+    pub(super) memory: Memory,
 }
 
 impl<'a> Executor<'a> {
     fn new(
         spec: &'a JobSpec,
         plan: &'a Plan,
-        log: Log<'a>,
+        mut log: Log<'a>,
         control: &'a Control,
         members: Members,
     ) -> io::Result<Self> {
@@ -290,6 +299,19 @@ impl<'a> Executor<'a> {
         }
         let fixed = plan.fixed(spec, log.debug);
         let runner_env = environment::runner(spec, &fixed, members.mark(), log.debug);
+        let base = environment::base(spec);
+        let mut output = Output::open()?;
+        let mut path = Vec::new();
+        let labels = plan.labels(&fixed, spec);
+        let memory = Memory::begin(
+            spec,
+            &labels,
+            &members,
+            control,
+            (&base["PATH"], &mut path),
+            &mut output,
+            &mut log,
+        )?;
         Ok(Self {
             spec,
             job: plan.job(),
@@ -297,21 +319,22 @@ impl<'a> Executor<'a> {
             fixed,
             files: EnvironmentFiles::create(&scratch.join("files"))?,
             interpreter: Interpreter::new(spec.places.workspace.clone()),
-            output: Output::open()?,
+            output,
             control,
             members,
             grace: spec.patience.into(),
-            base: environment::base(spec),
+            base,
             runner_env,
             env: environment::shown(spec),
-            path: Vec::new(),
+            path,
             status: Status::Success,
             deadline: Some(Instant::now() + Duration::from_secs(spec.timeout_seconds)),
             cleanup_deadline: None,
             posts: Vec::new(),
             prepared: Prepared::default(),
             scripts: 0,
-            counters: Counters::now(),
+            last_summary: None,
+            memory,
             log,
         })
     }
@@ -320,6 +343,7 @@ impl<'a> Executor<'a> {
         let ran = self.run_all();
         // Also when the log cannot be written any more: nothing may be left behind.
         let cleaned = self.clean_up();
+        self.memory.end();
         let conclusion = ran?;
         cleaned.map(|()| conclusion)
     }
@@ -331,6 +355,7 @@ impl<'a> Executor<'a> {
                 self.run_pres(&frame)?;
                 self.steps(&mut frame)?;
                 self.run_posts()?;
+                self.tell_memory()?;
                 self.outputs(&frame)?;
                 Ok(match self.status {
                     Status::Success => Conclusion::Success,
@@ -397,8 +422,10 @@ impl<'a> Executor<'a> {
         for ((index, step), name) in job.steps.iter().enumerate().zip(step_names(&job.steps)) {
             self.notice_cancel()?;
             let id = step_id(step, index);
+            self.memory.step_begins(&name);
             frame.begin(index, &name);
             let result = self.step(step, frame, Some(index))?;
+            self.step_memory(index, result.conclusion)?;
             self.count(result.conclusion);
             frame.ended(&id, &result);
             self.log.emit(&Event::StepEnded {

@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal};
 /// How long a group may take to be empty after its processes were killed.
 const EMPTY: Duration = Duration::from_secs(5);
 
+/// The leaf in which the daemon is where its group hands controllers down to those of the jobs.
+pub const DAEMON: &str = "sower-daemon";
+
 /// A control group that holds one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -70,10 +73,10 @@ impl Group {
     /// # Errors
     /// When the kernel does not let it.
     pub fn leave(&self) -> io::Result<()> {
-        match self.directory.parent() {
-            Some(parent) => move_here(parent),
-            None => Ok(()),
-        }
+        let Some(parent) = self.directory.parent() else { return Ok(()) };
+        // Where controllers are handed down, version 2 has processes in leaves only.
+        let leaf = parent.join(DAEMON);
+        move_here(if leaf.is_dir() { &leaf } else { parent })
     }
 
     /// The processes in it and in the groups below it.
@@ -124,17 +127,7 @@ impl Group {
 
     /// Removes the group and those below it. One that is not empty stays.
     pub fn remove(&self) {
-        for directory in self.all().iter().rev() {
-            // The last process may be on its way out of the kernel still.
-            for _ in 0..20 {
-                match fs::remove_dir(directory) {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    _ => break,
-                }
-            }
-        }
+        self.all().iter().rev().for_each(|directory| remove_empty(directory));
     }
 
     /// The group's directory and those below it, parents first.
@@ -153,6 +146,39 @@ impl Group {
     }
 }
 
+/// Removes a group in which no process is left.
+pub fn remove_empty(directory: &Path) {
+    // The last process may be on its way out of the kernel still.
+    for _ in 0..20 {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => break,
+        }
+    }
+}
+
+/// The directory of this process's group in a controller of version 1, such as `memory`.
+#[must_use]
+pub fn controller(name: &str) -> Option<PathBuf> {
+    places(
+        &fs::read_to_string("/proc/self/mountinfo").ok()?,
+        &fs::read_to_string("/proc/self/cgroup").ok()?,
+        Some(name),
+    )
+    .into_iter()
+    .next()
+}
+
+/// The directory of this process's group in version 2. For a process in the daemon's leaf it is the one above.
+#[must_use]
+pub fn unified() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    places(&mounts, &own, None).into_iter().next()
+}
+
 fn move_here(directory: &Path) -> io::Result<()> {
     // By its own number rather than 0: all threads are to go.
     fs::write(directory.join("cgroup.procs"), std::process::id().to_string())
@@ -161,29 +187,36 @@ fn move_here(directory: &Path) -> io::Result<()> {
 /// Where a group can be made, the best place first: the directory of this process's group in version 2, then in the
 /// freezer of version 1.
 fn parents(mounts: &str, own: &str) -> Vec<PathBuf> {
-    let mut found: Vec<(u8, PathBuf)> = Vec::new();
+    let mut found = places(mounts, own, None);
+    found.extend(places(mounts, own, Some("freezer")));
+    found
+}
+
+/// The directories of this process's group in version 2, or in a controller of version 1.
+fn places(mounts: &str, own: &str, controller: Option<&str>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for line in mounts.lines() {
         // ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS TAGS… - TYPE SOURCE SUPER-OPTIONS
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let left: Vec<&str> = left.split(' ').collect();
         let right: Vec<&str> = right.split(' ').collect();
         let ([_, _, _, root, place, ..], [kind, _, options, ..]) = (&left[..], &right[..]) else { continue };
-        let (rank, controller) = match *kind {
-            "cgroup2" => (0, ""),
-            "cgroup" if options.split(',').any(|option| option == "freezer") => (1, "freezer"),
+        let wanted = match (*kind, controller) {
+            ("cgroup2", None) => "",
+            ("cgroup", Some(name)) if options.split(',').any(|option| option == name) => name,
             _ => continue,
         };
         let path = own.lines().find_map(|line| {
             let mut parts = line.splitn(3, ':');
             let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-            controllers.split(',').any(|one| one == controller).then_some(path)
+            controllers.split(',').any(|one| one == wanted).then_some(path)
         });
         if let Some(directory) = path.and_then(|path| below(place, root, path)) {
-            found.push((rank, directory));
+            let leaf = controller.is_none() && directory.file_name().is_some_and(|name| name == DAEMON);
+            found.push(if leaf { directory.parent().unwrap_or(&directory).to_owned() } else { directory });
         }
     }
-    found.sort_by_key(|(rank, _)| *rank);
-    found.into_iter().map(|(_, directory)| directory).collect()
+    found
 }
 
 /// The directory of the group `path` in a hierarchy whose group `root` is mounted at `place`.

@@ -5,6 +5,7 @@ use std::io;
 use crate::events::{Event, MAX_ROW_BYTES, Sink, Timestamp};
 
 use super::mask::Masker;
+use super::tail::Tail;
 
 /// Masks and emits.
 pub struct Log<'s> {
@@ -15,6 +16,8 @@ pub struct Log<'s> {
     pub debug: bool,
     /// Kept so that a row costs no allocation.
     row: String,
+    /// The last rows, by which the cause of a failure is told.
+    pub tail: Tail,
 }
 
 impl std::fmt::Debug for Log<'_> {
@@ -29,12 +32,12 @@ impl std::fmt::Debug for Log<'_> {
 impl<'s> Log<'s> {
     /// A log into this sink.
     pub fn new(sink: &'s mut dyn Sink, masker: Masker, debug: bool) -> Self {
-        Self { sink, masker, debug, row: String::new() }
+        Self { sink, masker, debug, row: String::new(), tail: Tail::default() }
     }
 
     /// The parts, for whoever feeds rows from a splitter.
     pub fn parts(&mut self) -> (RowSink<'_>, &mut Masker) {
-        (RowSink { sink: self.sink, row: &mut self.row }, &mut self.masker)
+        (RowSink { sink: self.sink, row: &mut self.row, tail: &mut self.tail }, &mut self.masker)
     }
 
     /// Emits an event whose texts are masked already or hold none.
@@ -88,6 +91,7 @@ impl<'s> Log<'s> {
 pub struct RowSink<'a> {
     sink: &'a mut dyn Sink,
     row: &'a mut String,
+    tail: &'a mut Tail,
 }
 
 impl std::fmt::Debug for RowSink<'_> {
@@ -105,6 +109,7 @@ impl RowSink<'_> {
         self.row.clear();
         self.row.push_str(text);
         masker.mask_in_place(self.row);
+        self.tail.push(self.row);
         let time = Timestamp::now();
         // Short secrets make rows longer when they are masked.
         while self.row.len() > MAX_ROW_BYTES {

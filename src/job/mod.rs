@@ -24,9 +24,11 @@ pub mod scope;
 pub mod shell;
 pub mod source;
 pub mod spec;
+pub mod tail;
 pub mod tree;
 
 mod actions;
+mod memory;
 mod native;
 mod phases;
 mod steps;

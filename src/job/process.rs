@@ -124,6 +124,36 @@ pub struct Output {
     write: OwnedFd,
     buffer: Vec<u8>,
     started: u64,
+    entry: Entry,
+}
+
+/// Where new processes go on their way into a program.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    /// The files `cgroup.procs` of control groups, open for writing.
+    pub groups: Option<Arc<Vec<OwnedFd>>>,
+}
+
+/// What the kernel's out-of-memory killer adds to the badness of steps, in thousandths of the memory: it is to pick
+/// one of them and never the runner.
+const STEP_BADNESS: &[u8] = b"500";
+
+impl Entry {
+    /// Runs in the new process, where nothing may be allocated.
+    fn pass(&self) -> io::Result<()> {
+        for group in self.groups.iter().flat_map(|groups| groups.iter()) {
+            rustix::io::write(group, b"0")?;
+        }
+        // Raising it is everybody's right; where /proc is not mounted there is nothing to raise.
+        if let Ok(file) = rustix::fs::open(
+            c"/proc/self/oom_score_adj",
+            rustix::fs::OFlags::WRONLY,
+            rustix::fs::Mode::empty(),
+        ) {
+            let _ = rustix::io::write(&file, STEP_BADNESS);
+        }
+        Ok(())
+    }
 }
 
 /// How much is read at once.
@@ -138,7 +168,12 @@ impl Output {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         // Only the reading end: the steps share the other one and expect it to block.
         rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self { read, write, buffer: vec![0; CHUNK], started: 0 })
+        Ok(Self { read, write, buffer: vec![0; CHUNK], started: 0, entry: Entry::default() })
+    }
+
+    /// Has every process that is started from now on go through this.
+    pub fn set_entry(&mut self, entry: Entry) {
+        self.entry = entry;
     }
 
     /// When the last process was started, in clock ticks since the host's boot; for [`Members::since`].
@@ -163,7 +198,8 @@ impl Output {
         members: &Members,
         each: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<Ended> {
-        let mut child = Command::new(program.file)
+        let mut command = Command::new(program.file);
+        command
             .args(program.arguments)
             .env_clear()
             .envs(program.environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
@@ -171,8 +207,14 @@ impl Output {
             .stdin(no_input()?)
             .stdout(Stdio::from(self.write.try_clone()?))
             .stderr(Stdio::from(self.write.try_clone()?))
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let entry = self.entry.clone();
+        #[expect(unsafe_code, reason = "what runs between fork and exec makes system calls only")]
+        // SAFETY: `Entry::pass` neither allocates nor locks, and touches no memory that another thread may hold.
+        unsafe {
+            command.pre_exec(move || entry.pass());
+        }
+        let mut child = command.spawn()?;
         let pid = Pid::from_child(&child);
         self.started = tree::stat(pid).map_or(0, |stat| stat.start);
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {

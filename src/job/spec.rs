@@ -11,7 +11,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::{Ghc, HostLimits, OwnCause};
 use crate::events::Conclusion;
+use crate::limits::admission::Request;
 
 /// A job to run. The file that holds it contains secrets: mode 0600, removed once the job has read it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -66,6 +68,25 @@ pub struct JobSpec {
     /// Most bytes of rows that the journal may have.
     #[serde(default = "unbounded")]
     pub journal_limit: u64,
+    /// Limits, GHC's ceiling, and what is told about memory.
+    #[serde(default)]
+    pub memory: MemorySpec,
+}
+
+/// What the runner's configuration says about memory.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemorySpec {
+    /// Limits of jobs.
+    pub limits: HostLimits,
+    /// The heap ceiling of GHC.
+    pub ghc: Ghc,
+    /// The operator's own causes.
+    pub causes: Vec<OwnCause>,
+    /// Where the memory of the job is written down.
+    pub record: Option<PathBuf>,
+    /// What is asked before the job begins; `None` where it need not ask.
+    pub admission: Option<Request>,
 }
 
 /// How long what is to stop is given.

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use indexmap::IndexMap;
 
+use crate::diagnose::End;
 use crate::events::{Conclusion, Event, Timestamp};
 use crate::workflow::{Condition, EvaluationError, Status, Step, StepKind, Template};
 
 use super::environment;
 use super::executor::{Executor, minutes, named, plain};
-use super::oom::Counters;
 use super::process::{self, Ended, Program};
 use super::scope::{Frame, StepResult};
 use super::shell::Shell;
@@ -301,6 +301,7 @@ impl Executor<'_> {
             name == "ACTIONS_ALLOW_UNSECURE_COMMANDS" && value.eq_ignore_ascii_case("true")
         });
         self.interpreter.begin(self.log.debug, unsecure);
+        self.log.tail.clear();
         self.log.flush()?;
         let program = Program {
             file: task.file,
@@ -374,6 +375,7 @@ impl Executor<'_> {
         match (self.files.summary(), index) {
             (Ok(summary), Some(step)) if !summary.is_empty() => {
                 let markdown = self.log.masker.mask(&summary);
+                self.last_summary = Some((step, markdown.clone()));
                 self.log.emit(&Event::Summary { step, markdown })?;
             }
             (Ok(_), _) => {}
@@ -387,32 +389,18 @@ impl Executor<'_> {
         Ok(handed)
     }
 
-    /// Tells a process that the kernel killed for its memory from one that somebody killed.
-    fn say_out_of_memory(&mut self) -> io::Result<()> {
-        if let Some(message) = self.counters.since() {
-            self.log.error(&message)?;
-            self.counters = Counters::now();
-        }
-        Ok(())
-    }
-
     /// Says how the process ended and what that makes of the step.
     fn judge(&mut self, ended: Ended) -> io::Result<Conclusion> {
         Ok(match ended {
             Ended::Exit(0) => Conclusion::Success,
             Ended::Exit(code) => {
                 self.log.error(&format!("Process completed with exit code {code}."))?;
-                // A shell whose program was killed by SIGKILL.
-                if code == 137 {
-                    self.say_out_of_memory()?;
-                }
+                self.say_cause(End::Exit(code))?;
                 Conclusion::Failure
             }
             Ended::Signal(signal) => {
                 self.log.error(&format!("Process was killed by {}.", process::signal_name(signal)))?;
-                if signal == 9 {
-                    self.say_out_of_memory()?;
-                }
+                self.say_cause(End::Signal(signal))?;
                 Conclusion::Failure
             }
             Ended::TimedOut => {

@@ -130,6 +130,18 @@ impl Members {
         Self { mark, alone: false, group: None }
     }
 
+    /// The job's control group.
+    #[must_use]
+    pub fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// Whether this process runs no other job.
+    #[must_use]
+    pub fn alone(&self) -> bool {
+        self.alone
+    }
+
     /// What the processes have as `RUNNER_TRACKING_ID`.
     #[must_use]
     pub fn mark(&self) -> &str {

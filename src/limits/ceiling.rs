@@ -1,6 +1,8 @@
 //! A ceiling for GHC's heap, and the one that is in force in a process.
 
+use super::process;
 use super::size::Size;
+use crate::config::Ghc;
 
 /// Below this GHC does not start, or hangs without a word.
 const LEAST_HEAP: Size = Size(32 << 20);
@@ -16,6 +18,8 @@ pub struct Ceiling {
     pub allocation_area: Size,
     /// Modules compiled at a time (`-j`), if that is to be set.
     pub jobs: Option<u32>,
+    /// The options stand last on the command line, where they beat those that a build passes itself.
+    pub enforce: bool,
 }
 
 /// Why GHC would not run under a ceiling.
@@ -41,6 +45,45 @@ pub enum BadCeiling {
 }
 
 impl Ceiling {
+    /// The ceiling that a configuration asks for; `None` when it asks for none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of(ghc: &Ghc) -> Result<Option<Self>, String> {
+        let size =
+            |key: &str, text: &str| text.parse::<Size>().map_err(|error| format!("ghc.{key}: {error}"));
+        let Some(heap) = &ghc.heap else { return Ok(None) };
+        let heap = size("heap", heap)?;
+        let allocation_area = match &ghc.allocation_area {
+            Some(area) => size("allocation_area", area)?,
+            None => Size((32 << 20).min(heap.0 / 16)),
+        };
+        let ceiling = Self { heap, allocation_area, jobs: ghc.jobs, enforce: ghc.enforce };
+        ceiling.check().map_err(|problem| format!("ghc: {problem}"))?;
+        Ok(Some(ceiling))
+    }
+
+    /// What is odd about it on this host, under the limit of a job if there is one.
+    #[must_use]
+    pub fn warnings(&self, limit: Option<u64>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(memory) = process::host_memory().filter(|memory| self.heap.0 > *memory) {
+            warnings.push(format!(
+                "a heap of {} is more than this host's memory of {}",
+                self.heap,
+                Size(memory)
+            ));
+        }
+        if let Some(limit) = limit.filter(|limit| self.heap.0 > *limit) {
+            warnings.push(format!(
+                "a heap of {} is more than the job's limit of {}: the kernel would end GHC before its own ceiling does",
+                self.heap,
+                Size(limit)
+            ));
+        }
+        warnings
+    }
+
     /// Checks that GHC can run under this ceiling.
     ///
     /// # Errors
@@ -135,7 +178,7 @@ mod tests {
     #[test]
     fn refuses_ceilings_that_ghc_cannot_run_under() {
         let ceiling = |heap: u64, area: u64| {
-            Ceiling { heap: Size(heap), allocation_area: Size(area), jobs: None }.check()
+            Ceiling { heap: Size(heap), allocation_area: Size(area), jobs: None, enforce: false }.check()
         };
         assert_eq!(ceiling(2 << 30, 32 << 20), Ok(()));
         assert!(matches!(ceiling(4096, 8192), Err(BadCeiling::Heap(_))));

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::ceiling::Ceiling;
 use super::programs::{self, Role};
+use super::size::Size;
 
 /// What a covered program's name is followed by where it stays reachable.
 pub const ORIGINAL: &str = ".original";
@@ -25,6 +26,29 @@ pub fn is_launcher_directory(directory: &Path) -> bool {
     directory.join(MARK).exists()
 }
 
+/// What a directory of launchers asks of the job, kept in its mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Asked {
+    /// The ceiling.
+    pub heap: Size,
+    /// The job fails when a GHC ran without it.
+    pub require: bool,
+}
+
+/// What a directory of launchers asks of the job; `None` when it is none.
+#[must_use]
+pub fn asked(directory: &Path) -> Option<Asked> {
+    serde_json::from_slice(&fs::read(directory.join(MARK)).ok()?).ok()
+}
+
+/// Writes down what a directory of launchers asks of the job.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn ask(directory: &Path, asked: &Asked) -> io::Result<()> {
+    fs::write(directory.join(MARK), serde_json::to_vec(asked)?)
+}
+
 /// The launcher of a compiler.
 #[must_use]
 pub fn compiler(real: &Path, ceiling: &Ceiling) -> Vec<u8> {
@@ -32,17 +56,38 @@ pub fn compiler(real: &Path, ceiling: &Ceiling) -> Vec<u8> {
     let mut script = format!(
         "#!/bin/sh\n\
          # Written by sower: a heap ceiling for this program and for nothing that it starts.\n\
-         # What GHCRTS sets already is left to it.\n\
-         heap=-M{} area=-A{}\n\
-         case \" ${{GHCRTS-}}\" in *[[:space:]]-M*) heap= ;; esac\n\
-         case \" ${{GHCRTS-}}\" in *[[:space:]]-A*) area= ;; esac\n\
-         exec ",
+         heap=-M{} area=-A{}\n",
         ceiling.heap.option(),
         ceiling.allocation_area.option()
     )
     .into_bytes();
-    script.extend(quote(real));
-    script.extend(format!(" +RTS $area $heap -RTS{jobs} \"$@\"\n").into_bytes());
+    if ceiling.enforce {
+        // Behind `--` and `--RTS` the run-time system reads no options.
+        script.extend(
+            format!(
+                "done=\n\
+             for word do\n\
+             shift\n\
+             case $done$word in --|--RTS) set -- \"$@\"{jobs} +RTS $area $heap -RTS; done=1 ;; esac\n\
+             set -- \"$@\" \"$word\"\n\
+             done\n\
+             [ \"$done\" ] || set -- \"$@\"{jobs} +RTS $area $heap -RTS\n\
+             exec "
+            )
+            .into_bytes(),
+        );
+        script.extend(quote(real));
+        script.extend(b" \"$@\"\n");
+    } else {
+        script.extend(
+            b"# What GHCRTS sets already is left to it.\n\
+              case \" ${GHCRTS-}\" in *[[:space:]]-M*) heap= ;; esac\n\
+              case \" ${GHCRTS-}\" in *[[:space:]]-A*) area= ;; esac\n\
+              exec ",
+        );
+        script.extend(quote(real));
+        script.extend(format!(" +RTS $area $heap -RTS{jobs} \"$@\"\n").into_bytes());
+    }
     script
 }
 

@@ -1,4 +1,4 @@
-//! Memory: the heap ceiling of GHC and the proof that it is in force.
+//! Memory: the limits of a job, what it uses, and the heap ceiling of GHC with the proof that it is in force.
 //!
 //! GHC takes a ceiling for its heap (`-M`) from the environment variable GHCRTS and from `+RTS … -RTS` on its
 //! command line. The variable is inherited by everything that runs in the job, and an ordinary Haskell program
@@ -7,6 +7,11 @@
 //!
 //! | Module | Holds |
 //! | --- | --- |
+//! | [`cap`] | the kernel's limits for a job: control groups of both versions |
+//! | [`meter`] | the thread that measures a running job, and the watchdog |
+//! | [`profile`] | what was measured, bounded |
+//! | [`report`], [`svg`] | what was measured, as Markdown and as a picture |
+//! | [`kernel_log`] | what the kernel says of processes that it killed for memory |
 //! | [`size`] | sizes as GHC's run-time system reads them |
 //! | [`ceiling`] | a ceiling, and the one that is in force in a process |
 //! | [`programs`] | which programs are GHC |
@@ -17,12 +22,20 @@
 //! | [`run`] | a command under a ceiling, from start to exit code |
 //! | [`derivations`] | which derivations run GHC, and which of them carry a ceiling |
 
+pub mod admission;
+pub mod cap;
 pub mod ceiling;
 pub mod cover;
 pub mod derivations;
+pub mod kernel_log;
 pub mod launcher;
+pub mod meter;
+pub mod nix_build;
 pub mod process;
+pub mod profile;
 pub mod programs;
+pub mod report;
 pub mod run;
 pub mod size;
+pub mod svg;
 pub mod watch;

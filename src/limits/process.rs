@@ -17,13 +17,21 @@ pub struct Stat {
     pub parent: u32,
     /// Start, in clock ticks since boot: with the number it names a process once and for all.
     pub start: u64,
+    /// Memory that it has resident, in bytes.
+    pub resident: u64,
 }
 
 /// Reads `/proc/<pid>/stat`.
 #[must_use]
 pub fn stat(pid: u32) -> Option<Stat> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
+    let mut buffer = [0; 1024];
+    parse_stat(&String::from_utf8_lossy(small(&format!("/proc/{pid}/stat"), &mut buffer)?))
+}
+
+/// Reads a small file at one go: these are read a hundred times a second.
+fn small<'b>(path: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let length = File::open(path).ok()?.read(buffer).ok()?;
+    buffer.get(..length)
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
@@ -33,7 +41,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let start = fields.nth(17)?.parse().ok()?;
-    Some(Stat { name, parent, start })
+    let pages: u64 = fields.nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    Some(Stat { name, parent, start, resident: pages.saturating_mul(rustix::param::page_size() as u64) })
 }
 
 /// The executable's path; the kernel appends ` (deleted)` where it is gone.
@@ -66,6 +75,15 @@ pub fn is_process(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
     group.and_then(|group| group.trim().parse().ok()) == Some(pid)
+}
+
+/// Of the memory that the process has resident, the part that others may have too (files, shared memory), in bytes.
+#[must_use]
+pub fn shared(pid: u32) -> Option<u64> {
+    let mut buffer = [0; 256];
+    let text = std::str::from_utf8(small(&format!("/proc/{pid}/statm"), &mut buffer)?).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(2)?.parse().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 /// The most memory that the process had resident so far, in bytes.
@@ -143,7 +161,7 @@ mod tests {
     #[test]
     fn reads_names_that_try_to_look_like_more() {
         let line = "12 (a) R 1 (x) S 7 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 9912 0 0";
-        let expected = Stat { name: "a) R 1 (x".to_owned(), parent: 7, start: 9912 };
+        let expected = Stat { name: "a) R 1 (x".to_owned(), parent: 7, start: 9912, resident: 0 };
         assert_eq!(parse_stat(line), Some(expected));
         assert_eq!(parse_stat("12 (a"), None);
         assert_eq!(parse_stat(""), None);

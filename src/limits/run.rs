@@ -81,6 +81,45 @@ pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)
     Ok(Ran { status, proof: watch.stop() })
 }
 
+/// Covers every compiler that a job of this host can reach, for this process and all that it starts; gives what to tell.
+///
+/// To be called while the process has one thread: see [`cover::enter`].
+#[must_use]
+pub fn cover_host(path: &OsStr, ceiling: &Ceiling) -> Vec<String> {
+    let mut compilers = programs::in_store(&crate::archive::nix::store_directory());
+    compilers.extend(programs::on_path(path).values().flat_map(|real| programs::behind(real)));
+    compilers.sort();
+    compilers.dedup();
+    let mut lines = vec![format!(
+        "GHC: heap ceiling {}, allocation area {}{}{}",
+        ceiling.heap,
+        ceiling.allocation_area,
+        ceiling.jobs.map(|jobs| format!(", {jobs} module(s) at a time")).unwrap_or_default(),
+        if ceiling.enforce { ", enforced" } else { "" }
+    )];
+    if compilers.is_empty() {
+        return lines;
+    }
+    match cover::enter(&compilers, ceiling) {
+        Ok(covered) => {
+            lines.push(format!(
+                "The ceiling reaches {} compiler(s) by any path and inside single-user Nix builds, in mounts of this job's own",
+                covered.programs.len()
+            ));
+            lines.extend(covered.left.iter().map(|left| format!("no launcher over {left}")));
+        }
+        Err(error) => lines.push(format!(
+            "The ceiling reaches GHC by PATH only, not inside a Nix build or by its full path: {error}"
+        )),
+    }
+    if std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon") {
+        lines.push(BUILDERS_OF_THE_DAEMON.to_owned());
+    }
+    lines
+}
+
+const BUILDERS_OF_THE_DAEMON: &str = "NIX_REMOTE=daemon: the builders are the nix-daemon's children, and no ceiling and no limit set here reaches them";
+
 fn cover_all(compilers: &[PathBuf], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)) {
     match cover::enter(compilers, ceiling) {
         Ok(covered) => covered.left.iter().for_each(|left| notice(&format!("no launcher over {left}"))),
@@ -89,9 +128,7 @@ fn cover_all(compilers: &[PathBuf], ceiling: &Ceiling, notice: &mut dyn FnMut(&s
         )),
     }
     if std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon") {
-        notice(
-            "NIX_REMOTE=daemon: the builders are the nix-daemon's children, and no ceiling set here reaches them",
-        );
+        notice(BUILDERS_OF_THE_DAEMON);
     }
 }
 

@@ -9,23 +9,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::ceiling::in_force;
 use super::process::{self, Stat};
 use super::programs;
 use super::size::Size;
+use crate::job::group::Group;
 
 const LOOK: Duration = Duration::from_millis(10);
 const WALK: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_millis(100);
-/// Looks at a new process, until it has become what it is going to be.
-const LOOKS_AT_NEW: u8 = 20;
+/// For how many looks a process is new: it may become something else. It is looked at 7 times meanwhile.
+const LOOKS_AT_NEW: u8 = 32;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
 /// Runs without the ceiling that are told one by one.
 const TOLD_AT_MOST: usize = 10;
 
 /// A run of GHC that was not under the ceiling.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unbound {
     /// Its process number.
     pub pid: u32,
@@ -38,11 +41,13 @@ pub struct Unbound {
 }
 
 /// What was seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Proof {
     /// Runs of GHC.
     pub runs: u64,
     /// Runs by the heap ceiling that was in force.
+    #[serde(with = "pairs")]
     pub by_heap: BTreeMap<Option<u64>, u64>,
     /// The most memory that one GHC had resident, in bytes.
     pub peak: u64,
@@ -87,6 +92,23 @@ impl Proof {
     }
 }
 
+/// Keys of JSON are texts, so a map with other keys is a list of pairs.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Map = BTreeMap<Option<u64>, u64>;
+
+    pub(super) fn serialize<S: Serializer>(map: &Map, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Map, D::Error> {
+        Ok(Vec::<(Option<u64>, u64)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
 /// The watching thread; signals that arrive are passed on by it as well.
 #[derive(Debug)]
 pub struct Watch {
@@ -102,7 +124,7 @@ impl Watch {
     pub fn start(asked: Size, mut each_look: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let mut eye = Eye::new(asked);
+        let mut eye = Eye::new(Some(asked), Source::Descendants);
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 each_look();
@@ -123,96 +145,163 @@ impl Watch {
     }
 }
 
-struct Eye {
-    asked: Size,
+/// Which processes are looked at.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Those below this process.
+    Descendants,
+    /// Those of a control group, this process not counted.
+    Group(Group),
+}
+
+/// Finds the GHC processes of a command or a job.
+#[derive(Debug)]
+pub(super) struct Eye {
+    /// The ceiling that was asked for; without one there is nothing that a run could lack.
+    pub(super) asked: Option<Size>,
+    /// What was seen.
+    pub(super) proof: Proof,
+    /// The processes of the last walk.
+    pub(super) seen: HashMap<u32, Stat>,
     own: u32,
+    source: Source,
     starts: process::LastStarted,
     last_started: Option<u32>,
     walked: Option<Instant>,
     measured: Instant,
-    /// New processes and how often they have been looked at.
+    /// New processes and the looks that have passed since.
     new: HashMap<u32, u8>,
     /// GHC processes that live, with their start and command line.
     live: HashMap<u32, (u64, Vec<u8>)>,
-    proof: Proof,
+    /// Processes that are no GHC, by start and name: a new program has a new name.
+    others: HashMap<u32, (u64, String)>,
 }
 
 impl Eye {
-    fn new(asked: Size) -> Self {
+    pub(super) fn new(asked: Option<Size>, source: Source) -> Self {
         let starts = process::LastStarted::open();
         Self {
             asked,
+            proof: Proof::default(),
+            seen: HashMap::new(),
             own: std::process::id(),
+            source,
             last_started: starts.get(),
             starts,
             walked: None,
             measured: Instant::now(),
             new: HashMap::new(),
             live: HashMap::new(),
-            proof: Proof::default(),
+            others: HashMap::new(),
         }
     }
 
-    fn look(&mut self) {
+    /// Looks at what was started since the last look, and now and then at everything; true when it was everything.
+    pub(super) fn look(&mut self) -> bool {
         let now = Instant::now();
-        if self.walked.is_none_or(|last| now - last >= WALK) {
+        let walk = self.walked.is_none_or(|last| now - last >= WALK);
+        if walk {
             let first = self.walked.is_none();
             self.walked = Some(now);
             self.walk(first);
         }
         let last = self.starts.get();
-        if last != self.last_started
-            && let (Some(from), Some(to)) = (self.last_started, last)
-        {
-            // Numbers start over at the end of their range; then the next walk finds what this misses.
-            if to > from && to - from <= NEW_AT_MOST {
-                self.new.extend((from + 1..=to).map(|pid| (pid, 0)));
-            }
+        if last != self.last_started {
+            self.add_new(last);
         }
         self.last_started = last;
         for pid in self.new.keys().copied().collect::<Vec<_>>() {
-            let settled = match process::stat(pid) {
-                Some(stat) => self.consider(pid, &stat, None),
-                None => true,
-            };
-            if let Some(looks) = self.new.get_mut(&pid) {
-                *looks += 1;
-                if settled || *looks >= LOOKS_AT_NEW {
-                    self.new.remove(&pid);
-                }
+            let looks = self.new.get(&pid).copied().unwrap_or_default();
+            // Most become what they are going to be at once: the looks get rarer.
+            let settled = (looks == 0 || looks.is_power_of_two())
+                && match process::stat(pid) {
+                    Some(stat) => self.consider(pid, &stat, false),
+                    None => true,
+                };
+            if settled || looks >= LOOKS_AT_NEW {
+                self.new.remove(&pid);
+            } else {
+                self.new.insert(pid, looks + 1);
             }
         }
         if now - self.measured >= MEASURE {
             self.measured = now;
             self.measure();
         }
+        walk
     }
 
-    /// Looks at every process below this one.
+    /// Takes in what was started since the last look.
+    fn add_new(&mut self, last: Option<u32>) {
+        if let Source::Group(group) = &self.source {
+            // What others start on this host costs nothing then.
+            let directory = group.directory();
+            // Groups further below are for the walks.
+            for file in [directory.join("cgroup.procs"), directory.join("steps/cgroup.procs")] {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                for pid in text.lines().filter_map(|line| line.parse().ok()) {
+                    if pid != self.own && !self.seen.contains_key(&pid) {
+                        self.new.entry(pid).or_insert(0);
+                    }
+                }
+            }
+        } else if let (Some(from), Some(to)) = (self.last_started, last)
+            && to > from
+            && to - from <= NEW_AT_MOST
+        {
+            // Numbers start over at the end of their range; then the next walk finds what this misses.
+            self.new.extend((from + 1..=to).map(|pid| (pid, 0)));
+        }
+    }
+
+    /// Looks at every process.
     fn walk(&mut self, first: bool) {
-        let pids = process::descendants(self.own).unwrap_or_else(process::all);
-        let stats: HashMap<u32, Stat> =
-            pids.into_iter().filter_map(|pid| Some((pid, process::stat(pid)?))).collect();
-        self.live.retain(|pid, (start, _)| stats.get(pid).is_some_and(|stat| stat.start == *start));
-        for (pid, stat) in &stats {
-            let settled = self.consider(*pid, stat, Some(&stats));
+        let pids = match &self.source {
+            Source::Descendants => process::descendants(self.own).unwrap_or_else(process::all),
+            Source::Group(group) => {
+                group.processes().iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect()
+            }
+        };
+        self.seen = pids
+            .into_iter()
+            .filter(|pid| *pid != self.own)
+            .filter_map(|pid| Some((pid, process::stat(pid)?)))
+            .collect();
+        let seen = std::mem::take(&mut self.seen);
+        let lives = |pid: &u32, start: u64| seen.get(pid).is_some_and(|stat| stat.start == start);
+        self.live.retain(|pid, (start, _)| lives(pid, *start));
+        self.others.retain(|pid, (start, _)| lives(pid, *start));
+        self.seen = seen;
+        let pids: Vec<u32> = self.seen.keys().copied().collect();
+        for pid in pids {
+            let Some(stat) = self.seen.get(&pid).cloned() else { continue };
+            let settled = self.consider(pid, &stat, true);
             // What was started before the watch may be on its way to becoming GHC, and counts as new no more.
             if first && !settled {
-                self.new.insert(*pid, 0);
+                self.new.insert(pid, 0);
             }
         }
     }
 
     /// Takes a process into the proof if it is a GHC of ours; whether there is nothing more to wait for.
-    fn consider(&mut self, pid: u32, stat: &Stat, known: Option<&HashMap<u32, Stat>>) -> bool {
+    fn consider(&mut self, pid: u32, stat: &Stat, known: bool) -> bool {
         if self.live.get(&pid).is_some_and(|(start, _)| *start == stat.start) {
             return true;
         }
+        // A wrapper script has the name of the program that it becomes.
+        let likely = stat.name.len() >= 15 || programs::is_compiler(&stat.name);
+        if !likely
+            && self.others.get(&pid).is_some_and(|(start, name)| *start == stat.start && *name == stat.name)
+        {
+            return false;
+        }
         let Some(executable) = process::executable(pid) else { return false };
         let name = executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !programs::is_compiler(name.strip_suffix(" (deleted)").unwrap_or(&name))
-            || !self.is_ours(stat, known)
-        {
+        if !programs::is_compiler(name.strip_suffix(" (deleted)").unwrap_or(&name)) {
+            self.others.insert(pid, (stat.start, stat.name.clone()));
+            return false;
+        }
+        if !self.is_ours(stat, known) {
             return false;
         }
         if !process::is_process(pid) {
@@ -242,14 +331,24 @@ impl Eye {
         true
     }
 
-    fn is_ours(&self, stat: &Stat, known: Option<&HashMap<u32, Stat>>) -> bool {
+    /// The GHC processes that live.
+    pub(super) fn compilers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.live.keys().copied()
+    }
+
+    fn is_ours(&self, stat: &Stat, known: bool) -> bool {
+        match &self.source {
+            // Only what is in the group is looked at.
+            Source::Group(_) => return true,
+            Source::Descendants => {}
+        }
         let mut parent = stat.parent;
         let mut seen = HashSet::new();
         while parent > 1 && seen.insert(parent) {
             if parent == self.own {
                 return true;
             }
-            let next = match known.and_then(|known| known.get(&parent)) {
+            let next = match self.seen.get(&parent).filter(|_| known) {
                 Some(stat) => Some(stat.parent),
                 None => process::stat(parent).map(|stat| stat.parent),
             };
@@ -263,7 +362,8 @@ impl Eye {
         self.proof.runs += 1;
         *self.proof.by_heap.entry(heap.map(|size| size.0)).or_default() += 1;
         self.proof.peak = self.proof.peak.max(process::peak_resident(pid).unwrap_or(0));
-        if heap.is_some_and(|heap| heap <= self.asked) {
+        let Some(asked) = self.asked else { return };
+        if heap.is_some_and(|heap| heap <= asked) {
             return;
         }
         self.proof.unbound_count += 1;

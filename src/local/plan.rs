@@ -12,7 +12,9 @@ use crate::events::Conclusion;
 use crate::job::call::{self, Called};
 use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
 use crate::job::source::Git;
-use crate::job::spec::{ActionSources, JobSpec, NativeActions, Need, Patience, Places, RunnerInfo};
+use crate::job::spec::{
+    ActionSources, JobSpec, MemorySpec, NativeActions, Need, Patience, Places, RunnerInfo,
+};
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{
     Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
@@ -437,6 +439,7 @@ impl Instance {
             timeout_seconds: 6 * 60 * 60,
             patience: Patience::default(),
             journal_limit: u64::MAX,
+            memory: MemorySpec::default(),
             strategy: None,
             nested: false,
             calls: self.calls,

@@ -61,6 +61,9 @@ pub struct Meta {
     pub repository: String,
     /// The id of the job in its workflow.
     pub job: String,
+    /// The workflow's file.
+    #[serde(default)]
+    pub workflow: String,
     /// The number of the run on the instance, where job summaries go.
     #[serde(default)]
     pub run_number: Option<i64>,

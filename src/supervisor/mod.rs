@@ -6,6 +6,7 @@
 
 mod close;
 mod directory;
+pub mod history;
 mod process;
 mod trace;
 

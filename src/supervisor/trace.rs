@@ -81,6 +81,7 @@ pub fn sweep(dir: &JobDir) -> usize {
     if let Some(group) = &group {
         group.remove();
     }
+    crate::limits::cap::remove_left(&trace.mark);
     ended.len()
 }
 

@@ -1,0 +1,252 @@
+//! The memory of a job: its limits are put in force before the first step, and what it used is told after each.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::config::Limits;
+use crate::diagnose::{self, End, Evidence};
+use crate::events::{Conclusion, Event};
+use crate::limits::admission::{Admitted, Answer};
+use crate::limits::cap::Cap;
+use crate::limits::ceiling::Ceiling;
+use crate::limits::launcher;
+use crate::limits::meter::{Meter, Subject};
+use crate::limits::process;
+use crate::limits::report;
+use crate::limits::size::Size;
+
+use super::executor::Executor;
+use super::log::Log;
+use super::process::{Control, Entry, Output};
+use super::spec::JobSpec;
+use super::tree::Members;
+
+/// A step that took less time …
+const TOLD_MILLIS: u64 = 2000;
+/// … and less memory is not told about.
+const TOLD_BYTES: u64 = 256 << 20;
+/// How often a job that waits for memory asks again.
+const ADMISSION: Duration = Duration::from_millis(500);
+
+/// Limits in force and what is measured.
+#[derive(Debug)]
+pub(super) struct Memory {
+    meter: Option<Meter>,
+    ceiling: Option<Size>,
+    /// The job fails when a GHC ran without the ceiling.
+    require: bool,
+    /// The last step that ran.
+    last: Option<usize>,
+    /// The right to run beside others.
+    admitted: Option<Admitted>,
+}
+
+impl Memory {
+    /// Puts the limits in force and begins to measure. Launchers for the GHC programs of the search path go in front
+    /// of it, into the second of the pair.
+    pub(super) fn begin(
+        spec: &JobSpec,
+        labels: &[String],
+        members: &Members,
+        control: &Control,
+        (search_path, path): (&str, &mut Vec<String>),
+        output: &mut Output,
+        log: &mut Log<'_>,
+    ) -> io::Result<Self> {
+        let admitted = admission(spec, control, log)?;
+        let limits = limits(spec, labels);
+        let job = members.group().map(super::group::Group::directory);
+        let (cap, problems) = Cap::create(members.mark(), &limits, job);
+        if let Some(cap) = &cap {
+            log.text(&format!("Limits of this job's steps: {}", cap.line(&limits)))?;
+        }
+        for problem in &problems {
+            log.warning(&problem.to_string())?;
+        }
+        if limits.watchdog
+            && let Some(memory) = limits.memory.filter(|_| !cap.as_ref().is_some_and(Cap::limits_memory))
+        {
+            log.text(&format!("The runner's own watchdog ends a step above {}.", Size(memory)))?;
+        }
+        let groups = match cap.as_ref().map(Cap::doors).transpose() {
+            Ok(groups) => groups,
+            Err(error) => {
+                log.warning(&format!("The limits are not in force: {error}"))?;
+                None
+            }
+        };
+        output.set_entry(Entry { groups });
+        let ceiling = match Ceiling::of(&spec.memory.ghc) {
+            Ok(ceiling) => ceiling,
+            Err(problem) => {
+                log.warning(&format!("No heap ceiling for GHC: {problem}"))?;
+                None
+            }
+        };
+        if let Some(ceiling) = &ceiling {
+            let directory = spec.places.scratch.join("temp/sower-ghc-caps");
+            match launcher::make_directory(&directory, search_path.as_ref(), ceiling) {
+                Ok(_) => path.push(directory.to_string_lossy().into_owned()),
+                Err(error) => {
+                    log.warning(&format!("No launchers for GHC: {}: {error}", directory.display()))?;
+                }
+            }
+            for warning in ceiling.warnings(limits.memory) {
+                log.warning(&warning)?;
+            }
+        }
+        let subject = Subject {
+            members: members.clone(),
+            limits,
+            cap,
+            ceiling: ceiling.map(|ceiling| ceiling.heap),
+            record: spec.memory.record.clone(),
+        };
+        // A job runs also where it cannot be measured.
+        let meter = Meter::start(subject).ok();
+        Ok(Self {
+            meter,
+            ceiling: ceiling.map(|ceiling| ceiling.heap),
+            require: spec.memory.ghc.require && ceiling.is_some(),
+            last: None,
+            admitted,
+        })
+    }
+
+    pub(super) fn step_begins(&self, name: &str) {
+        if let Some(meter) = &self.meter {
+            meter.step_begins(name);
+        }
+    }
+
+    /// Writes down what was measured, and removes the limits.
+    pub(super) fn end(&mut self) {
+        if let Some(meter) = self.meter.take() {
+            let _ = meter.stop();
+        }
+        self.admitted = None;
+    }
+}
+
+/// Waits until the job fits beside those that run. A job that cannot ask begins.
+fn admission(spec: &JobSpec, control: &Control, log: &mut Log<'_>) -> io::Result<Option<Admitted>> {
+    let (Some(request), Some(host)) = (&spec.memory.admission, process::host_memory()) else {
+        return Ok(None);
+    };
+    let began = Instant::now();
+    let mut said = String::new();
+    loop {
+        match request.ask(host) {
+            Ok(Answer::Begin(admitted)) => {
+                if !said.is_empty() {
+                    log.text(&format!("Waited {} s for memory.", began.elapsed().as_secs()))?;
+                }
+                return Ok(Some(admitted));
+            }
+            Ok(Answer::Wait(reason)) => {
+                if reason != said {
+                    log.text(&reason)?;
+                    log.flush()?;
+                    said = reason;
+                }
+            }
+            Err(error) => {
+                log.warning(&format!(
+                    "Not asked whether this job fits: {}: {error}",
+                    request.directory.display()
+                ))?;
+                return Ok(None);
+            }
+        }
+        // Its steps are not run then, and it ends.
+        if control.is_cancelled() {
+            return Ok(None);
+        }
+        std::thread::sleep(ADMISSION);
+    }
+}
+
+/// The limits for a job that asks for these labels.
+fn limits(spec: &JobSpec, labels: &[String]) -> Limits {
+    let limits = &spec.memory.limits;
+    let of_label = labels.iter().find_map(|label| limits.labels.get(label));
+    of_label.map_or_else(|| limits.job.clone(), |own| own.or(&limits.job))
+}
+
+impl Executor<'_> {
+    /// Tells what a step of the job used.
+    pub(super) fn step_memory(&mut self, index: usize, conclusion: Conclusion) -> io::Result<()> {
+        let Some(meter) = &self.memory.meter else { return Ok(()) };
+        if conclusion == Conclusion::Skipped {
+            meter.step_skipped();
+            return Ok(());
+        }
+        self.memory.last = Some(index);
+        let told = meter.step_ends();
+        let caps = self.spec.places.scratch.join("temp/sower-ghc-caps");
+        if let Some(asked) = launcher::asked(&caps) {
+            meter.expect_ceiling(asked.heap);
+            self.memory.ceiling = Some(asked.heap);
+            self.memory.require |= asked.require;
+        }
+        let deaths = meter.deaths();
+        // Of a step that failed it is told already.
+        if deaths.at_the_cap > 0 && conclusion == Conclusion::Success {
+            let victims: Vec<_> =
+                deaths.victims.iter().map(crate::limits::kernel_log::Victim::line).collect();
+            self.log.warning(&format!(
+                "At the job's limit the kernel killed {} in this step, which went on: {}",
+                if deaths.at_the_cap == 1 { "a process" } else { "processes" },
+                victims.join(", ")
+            ))?;
+        }
+        match told {
+            Some((step, line)) if step.to - step.from >= TOLD_MILLIS || step.peak >= TOLD_BYTES => {
+                self.log.text(&line)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells what the whole job used, and whether GHC was under its ceiling.
+    pub(super) fn tell_memory(&mut self) -> io::Result<()> {
+        let Some(profile) = self.memory.meter.as_ref().map(Meter::profile) else { return Ok(()) };
+        if profile.proof.runs > 0 {
+            self.log.text(&profile.proof.line())?;
+        }
+        if self.memory.require && profile.proof.unbound_count > 0 {
+            self.log.error("A GHC ran without the heap ceiling, and `require` does not allow that.")?;
+            self.status = match self.status {
+                crate::workflow::Status::Success => crate::workflow::Status::Failure,
+                other => other,
+            };
+        }
+        let worth = profile.proof.runs > 0
+            || profile
+                .steps
+                .iter()
+                .any(|step| step.to - step.from >= 5 * TOLD_MILLIS || step.peak >= TOLD_BYTES);
+        let Some(step) = self.memory.last.filter(|_| worth) else { return Ok(()) };
+        // A summary belongs to a step and replaces what the step had.
+        let before = self.last_summary.take().filter(|(of, _)| *of == step).map(|(_, text)| text + "\n\n");
+        let markdown = before.unwrap_or_default() + &report::markdown(&profile);
+        let markdown = self.log.masker.mask(&markdown);
+        self.log.emit(&Event::Summary { step, markdown })
+    }
+
+    /// Says why a process of a step failed, where that can be told.
+    pub(super) fn say_cause(&mut self, end: End) -> io::Result<()> {
+        let deaths = self.memory.meter.as_ref().map(Meter::deaths).unwrap_or_default();
+        let found = diagnose::find(&Evidence {
+            end,
+            rows: self.log.tail.rows(),
+            deaths: &deaths,
+            ceiling: self.memory.ceiling,
+            own: &self.spec.memory.causes,
+        });
+        match found {
+            Some(found) => self.log.error(&found.to_string()),
+            None => Ok(()),
+        }
+    }
+}
