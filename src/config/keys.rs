@@ -95,6 +95,7 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
             own.advice = advice.unwrap_or_default();
         });
     });
+    root.section("housekeeping", |s| s.bytes("min_free", &mut config.housekeeping.min_free, 0));
     root.finish();
     config
 }

@@ -9,6 +9,7 @@ mod env_file;
 mod keys;
 mod label;
 mod section;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration};
 pub use env_file::EnvFileError;
 pub use label::{Label, LabelError, Schema};
+pub use settings::{Setting, settings};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub actions: Actions,
     /// `ghc`: the heap ceiling of GHC in every job.
     pub ghc: Ghc,
+    /// `housekeeping`: room on the disk.
+    pub housekeeping: Housekeeping,
     /// `limits`: what a job may use.
     pub limits: HostLimits,
     /// `history`: what is kept of jobs that have ended.
@@ -330,6 +334,13 @@ pub struct OwnCause {
     pub advice: String,
 }
 
+/// `housekeeping`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Housekeeping {
+    /// Fewest free bytes where jobs are kept and work; with fewer no task is fetched. 0 fetches always.
+    pub min_free: u64,
+}
+
 /// Something in a configuration file that is wrong or odd, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -370,6 +381,9 @@ pub enum Error {
 }
 
 impl Config {
+    /// The documented configuration: every key with its default.
+    pub const EXAMPLE: &str = include_str!("../../runner-config/config.yaml");
+
     /// Reads a configuration file, or takes the defaults where `path` is `None` and [`DEFAULT_PATH`] is not there.
     /// Relative paths in it are relative to the working directory, as act_runner has it. The findings are warnings,
     /// such as unknown keys.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use sower_wire::runner::Task;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::Interval;
 use tracing::{error, info, warn};
 
 use super::caches::Caches;
@@ -20,9 +22,11 @@ use super::pause::Pause;
 use super::poller::{Poller, Unregistered};
 use super::registration::Registration;
 use super::reporter::{self, Outcome, Reporter};
+use super::room::Room;
 use super::task::{Surroundings, job_spec};
 use crate::config::{Config, EnvFileError, Label};
 use crate::job::spec::RunnerInfo;
+use crate::notify::Notifier;
 use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
 
 /// How long the last reports may take when the daemon leaves.
@@ -33,6 +37,8 @@ const LAST_REPORTS: Duration = Duration::from_secs(10);
 pub struct Options {
     /// The configuration.
     pub config: Config,
+    /// Where it was read, and is read again on SIGHUP; `None` as for [`Config::load`].
+    pub config_path: Option<PathBuf>,
     /// Who this runner is.
     pub registration: Registration,
     /// The state directory, and the right to work in it.
@@ -113,6 +119,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     drain: Signal,
+    reload: Signal,
 }
 
 impl Signals {
@@ -121,6 +128,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             drain: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
         })
     }
 }
@@ -129,6 +137,8 @@ impl Signals {
 enum Happening {
     Stop,
     Drain,
+    Reload,
+    Alive,
     Task(Task, OwnedSemaphorePermit),
     Ended(Result<(JobDir, Outcome), JoinError>),
     PollerLeft(Result<Result<(), Unregistered>, JoinError>),
@@ -144,6 +154,11 @@ struct Daemon {
     reporters: JoinSet<(JobDir, Outcome)>,
     stop_reporting: watch::Sender<bool>,
     stop_polling: watch::Sender<bool>,
+    notifier: Notifier,
+    watchdog: Option<Interval>,
+    /// The poller has been told to leave so that another one takes its place.
+    renewing: bool,
+    draining: bool,
     caches: Caches,
 }
 
@@ -154,18 +169,10 @@ impl Daemon {
             Credentials::new(&registration.uuid, &registration.token).ok_or(DaemonError::Credentials)?;
         let insecure = options.config.runner.insecure;
         let client = Client::new(registration.address.parse()?, insecure)?.with_credentials(credentials);
-        let configured = &options.config.runner.labels;
-        let labels: Vec<Label> = if configured.is_empty() {
-            registration.labels.iter().map(|label| label.parse()).collect::<Result<_, _>>()?
-        } else {
-            configured.clone()
-        };
-        if labels.is_empty() {
-            return Err(DaemonError::NoLabels);
-        }
+        let notifier = Notifier::from_environment();
         Ok(Self {
             client,
-            labels: labels.into_iter().map(|label| label.name).collect(),
+            labels: labels(&options.config, registration)?,
             step_env: options.config.step_env()?,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             slots: Arc::new(Semaphore::new(options.config.runner.capacity as usize)),
@@ -173,6 +180,10 @@ impl Daemon {
             caches: Caches::start(&options.config, options.state.path()),
             stop_reporting: watch::Sender::new(false),
             stop_polling: watch::Sender::new(false),
+            watchdog: notifier.interval().map(tokio::time::interval),
+            notifier,
+            renewing: false,
+            draining: options.drain,
             options,
         })
     }
@@ -214,7 +225,8 @@ impl Daemon {
         let (sender, mut tasks) = mpsc::channel(1);
         let one_is_here = self.options.registration.ephemeral && !self.reporters.is_empty();
         let mut poller =
-            (!self.options.drain && !one_is_here).then(|| tokio::spawn(self.poller(sender).run()));
+            (!self.options.drain && !one_is_here).then(|| tokio::spawn(self.poller(sender.clone()).run()));
+        self.notifier.ready();
         loop {
             if poller.is_none() && self.reporters.is_empty() && tasks.is_empty() {
                 return Ok(Left::Done);
@@ -224,7 +236,17 @@ impl Daemon {
                 Happening::Ended(ended) => self.ended(ended),
                 Happening::Drain => {
                     info!("taking no more tasks; leaving when {} have ended", self.reporters.len());
+                    self.notifier.status("draining: taking no more tasks");
+                    self.draining = true;
+                    self.renewing = false;
                     self.stop_polling.send_replace(true);
+                }
+                Happening::Reload => self.reload(poller.is_some()),
+                Happening::Alive => self.notifier.alive(),
+                Happening::PollerLeft(Ok(Ok(()))) if self.renewing => {
+                    self.renewing = false;
+                    self.stop_polling = watch::Sender::new(false);
+                    poller = Some(tokio::spawn(self.poller(sender.clone()).run()));
                 }
                 Happening::PollerLeft(Ok(Ok(()))) => poller = None,
                 Happening::PollerLeft(Ok(Err(Unregistered))) => {
@@ -255,10 +277,65 @@ impl Daemon {
             _ = signals.terminate.recv() => Happening::Stop,
             _ = signals.interrupt.recv() => Happening::Stop,
             _ = signals.drain.recv() => Happening::Drain,
+            _ = signals.reload.recv() => Happening::Reload,
+            () = tick(&mut self.watchdog) => Happening::Alive,
             Some((task, permit)) = tasks.recv() => Happening::Task(task, permit),
             Some(ended) = self.reporters.join_next() => Happening::Ended(ended),
             left = wait_for(poller) => Happening::PollerLeft(left),
         }
+    }
+
+    /// Takes the configuration as it is now, for the tasks that come; jobs that run keep what they began with.
+    fn reload(&mut self, polling: bool) {
+        if self.draining || self.options.once || self.options.registration.ephemeral {
+            warn!("not reloading: this daemon takes no more than the tasks it has");
+            return;
+        }
+        self.notifier.reloading();
+        match self.read_again() {
+            Ok(()) => {
+                // The poller ends its question first: the answer may be a task.
+                self.renewing = polling;
+                self.stop_polling.send_replace(true);
+                let capacity = self.options.config.runner.capacity;
+                info!("reloaded: labels {}, capacity {capacity}", self.labels.join(", "));
+            }
+            Err(reason) => error!("not reloaded, all stays as it was: {reason}"),
+        }
+        self.notifier.ready();
+    }
+
+    fn read_again(&mut self) -> Result<(), String> {
+        let path = self.options.config_path.as_deref();
+        let (config, warnings) = Config::load(path).map_err(|error| error.to_string())?;
+        for warning in warnings {
+            warn!("{warning}");
+        }
+        let old = &self.options.config;
+        if config.runner.file != old.runner.file {
+            return Err("runner.file has changed, which takes a restart".to_owned());
+        }
+        if config.runner.insecure != old.runner.insecure || config.log != old.log {
+            warn!("runner.insecure and log take a restart; the old values stay in force");
+        }
+        let labels = labels(&config, &self.options.registration).map_err(|error| error.to_string())?;
+        let step_env = config.step_env().map_err(|error| format!("runner.env_file: {error}"))?;
+        let (before, now) = (old.runner.capacity, config.runner.capacity);
+        if now > before {
+            self.slots.add_permits((now - before) as usize);
+        } else if now < before {
+            // Slots that are in use go when their jobs end, before the poller gets one.
+            let slots = Arc::clone(&self.slots);
+            tokio::spawn(async move {
+                if let Ok(permits) = slots.acquire_many_owned(before - now).await {
+                    permits.forget();
+                }
+            });
+        }
+        self.labels = labels;
+        self.step_env = step_env;
+        self.options.config = config;
+        Ok(())
     }
 
     /// Leaves: a question that is on its way is waited for, since its answer may be a task.
@@ -268,6 +345,7 @@ impl Daemon {
         mut poller: Option<JoinHandle<Result<(), Unregistered>>>,
     ) -> Left {
         info!("stopping");
+        self.notifier.stopping();
         self.stop_polling.send_replace(true);
         while poller.is_some() || !tasks.is_empty() {
             tokio::select! {
@@ -307,6 +385,14 @@ impl Daemon {
         }
     }
 
+    /// Where there must be room for another job.
+    fn room(&self) -> Room {
+        let config = &self.options.config;
+        let mut places = vec![config.state_dir().to_owned()];
+        places.extend(config.host.workdir_parent.clone());
+        Room::new(places, config.housekeeping.min_free)
+    }
+
     fn poller(&self, tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>) -> Poller {
         let runner = &self.options.config.runner;
         Poller {
@@ -319,6 +405,7 @@ impl Daemon {
             tasks,
             stop: self.stop_polling.subscribe(),
             pause: Pause::new(),
+            room: self.room(),
             state: self.options.state.clone(),
         }
     }
@@ -420,6 +507,29 @@ impl Daemon {
                 warn!("task {}: {error}; tried again at the next start", dir.task());
             }
         });
+    }
+}
+
+/// The labels in force: those of the configuration, or else those of the registration.
+fn labels(config: &Config, registration: &Registration) -> Result<Vec<String>, DaemonError> {
+    let labels: Vec<Label> = if config.runner.labels.is_empty() {
+        registration.labels.iter().map(|label| label.parse()).collect::<Result<_, _>>()?
+    } else {
+        config.runner.labels.clone()
+    };
+    if labels.is_empty() {
+        return Err(DaemonError::NoLabels);
+    }
+    Ok(labels.into_iter().map(|label| label.name).collect())
+}
+
+/// The next time to tell the service manager; never where there is none.
+async fn tick(watchdog: &mut Option<Interval>) {
+    match watchdog {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

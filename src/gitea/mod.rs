@@ -13,6 +13,7 @@ mod poller;
 mod register;
 mod registration;
 mod reporter;
+mod room;
 mod task;
 mod track;
 

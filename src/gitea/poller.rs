@@ -12,6 +12,7 @@ use super::backoff::stretched;
 use super::client::Client;
 use super::error::{Error, Meaning};
 use super::pause::Pause;
+use super::room::Room;
 use super::{Backoff, CAPABILITIES};
 use crate::supervisor::StateDir;
 
@@ -22,7 +23,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The version of tasks that a server tells is not always told again when it should be; after this long it is
 /// asked to look in any case.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
-/// How often a full disk is looked at.
+/// How often a disk below `housekeeping.min_free` is looked at.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(10);
+/// How often a state directory that cannot be written is looked at.
 const FULL_WAIT: Duration = Duration::from_secs(2);
 /// A server that does not know this runner is asked once more after this long.
 const CONFIRM_AFTER: Duration = Duration::from_secs(5);
@@ -45,6 +48,7 @@ pub(super) struct Poller {
     pub(super) tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pause: Pause,
+    pub(super) room: Room,
     /// Where tasks are written down.
     pub(super) state: StateDir,
 }
@@ -72,6 +76,10 @@ impl Poller {
             let Ok(permit) = permit else { return Ok(()) };
             if self.pause(wait).await {
                 return Ok(());
+            }
+            if !self.room.is_there() {
+                wait = WAIT_FOR_ROOM.max(self.interval);
+                continue;
             }
             match self.state.check_room() {
                 Err(problem) => {
