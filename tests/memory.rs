@@ -167,6 +167,7 @@ fn what_a_job_used_is_told_drawn_and_kept() {
         summary.contains("| Step | Peak RSS | Peak of GHC | Ceiling |") && summary.contains("xychart-beta"),
         "{summary}"
     );
+    assert!(summary.contains("Run sleep 2.5"), "steps have the names that people see: {summary}");
     let line = text.lines().find(|line| line.starts_with("Memory: peak ")).unwrap();
     assert!(line.contains("MiB (") && line.contains(" % of the host)"), "{line}");
 

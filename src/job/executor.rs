@@ -422,7 +422,7 @@ impl<'a> Executor<'a> {
         for ((index, step), name) in job.steps.iter().enumerate().zip(step_names(&job.steps)) {
             self.notice_cancel()?;
             let id = step_id(step, index);
-            self.memory.step_begins(&name);
+            self.memory.step_begins(&step_name(step, &self.view(frame, &[])));
             frame.begin(index, &name);
             let result = self.step(step, frame, Some(index))?;
             self.step_memory(index, result.conclusion)?;
