@@ -72,6 +72,7 @@ const TABLE: &[Pattern] = &[
         "the linker (gold) was to read beyond the end of a file, most likely a truncated archive; it does not say which",
         ARCHIVE,
     ),
+    row(&["*: * is not a valid archive"], "an archive is truncated or damaged: {2}", ARCHIVE),
     row(&["error adding symbols: file truncated"], "the linker (ld) found a file truncated", ARCHIVE),
     row(&["error: *: file too short"], "the linker (ld) found a file truncated: {1}", ARCHIVE),
     row(&["*: file truncated"], "a program found a file truncated: {1}", ARCHIVE),

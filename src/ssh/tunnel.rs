@@ -86,13 +86,14 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         tokio::select! {
             accepted = listener.accept() => {
                 // Out of files or the like: the next one may find some.
-                let Ok((stream, _)) = accepted else {
+                let Ok((mut stream, _)) = accepted else {
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     continue;
                 };
                 let state = Arc::clone(&state);
                 running.spawn(async move {
-                    if let Err(error) = carry(stream, &state).await {
+                    // The stream is ended last: who sees its end may ask what went wrong.
+                    if let Err(error) = carry(&mut stream, &state).await {
                         *state.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                     }
                 });
@@ -102,12 +103,12 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn carry(mut stream: TcpStream, state: &State) -> Result<(), Error> {
+async fn carry(stream: &mut TcpStream, state: &State) -> Result<(), Error> {
     let _ = stream.set_nodelay(true);
     let session = state.session().await?;
     let mut channel = session.direct(&state.host, state.port).await?.into_stream();
     // Either side may end it at any time; that is how connections end.
-    let _ = copy_bidirectional(&mut stream, &mut channel).await;
+    let _ = copy_bidirectional(stream, &mut channel).await;
     match session.end() {
         Some(message) => Err(Error::Lost { host: session.host().to_owned(), message }),
         None => Ok(()),
