@@ -15,6 +15,8 @@ use crate::job::group::Group;
 use crate::job::oom::Counters;
 use crate::job::tree::{self, Members, Process};
 
+/// After this long a process that becomes another program has become it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long killing may take before it is given up: what sits in the kernel does not die.
 const KILLING: Duration = Duration::from_secs(5);
 
@@ -67,11 +69,19 @@ pub fn sweep(dir: &JobDir) -> usize {
         let _ = group.end();
     }
     let until = Instant::now() + KILLING;
+    // A process that is just becoming another program shows no environment for a moment: one empty look is not enough.
+    let mut looked_again = false;
     loop {
         let left = leftovers(&trace, session.as_ref());
-        if left.is_empty() || Instant::now() >= until {
+        if left.is_empty() && looked_again || Instant::now() >= until {
             break;
         }
+        if left.is_empty() {
+            looked_again = true;
+            std::thread::sleep(LOOK_AGAIN);
+            continue;
+        }
+        looked_again = false;
         for process in left {
             ended.insert(process.pid);
             let _ = process.signal(Signal::KILL);
