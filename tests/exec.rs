@@ -598,7 +598,9 @@ fn output_of_every_kind() {
     )
     .events(&[]);
     assert_eq!(code, 0);
-    let rows = rows(&events);
+    // On a slow machine the step is long enough to be told what memory it took.
+    let mut rows = rows(&events);
+    rows.retain(|row| !row.starts_with("Memory: peak "));
     assert_eq!(rows.first().unwrap(), "not utf8: \u{fffd}");
     assert!(rows.iter().all(|row| row.len() < 65_536));
     assert_eq!(rows.iter().map(|row| row.matches('x').count()).sum::<usize>(), 10_000_000);
