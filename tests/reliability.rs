@@ -88,6 +88,10 @@ fn a_daemon_that_is_killed_again_and_again_loses_nothing() {
         ("More", "", "for i in $(seq 1501 1600); do echo \"tick $i\"; done"),
     ];
     let runs = [forge.enqueue(job(&steps)), forge.enqueue(job(&steps))];
+    // A task whose reply a killed daemon has not read is lost, and has a test of its own.
+    for run in runs {
+        wait("the task on disk", || task(&forge, run).filter(|task| runner.job_folder(*task).exists()));
+    }
     for _ in 0..12 {
         std::thread::sleep(Duration::from_millis(dice.below(700)));
         runner.kill().unwrap();
@@ -99,6 +103,79 @@ fn a_daemon_that_is_killed_again_and_again_loses_nothing() {
         assert_eq!(ticks(&forge.text(only(&run).id)), (1..=1600).collect::<Vec<_>>());
     }
     assert_eq!(fs::read_to_string(count).unwrap(), "x\nx\n", "no step runs twice");
+}
+
+/// The task of a run's job, once it is handed out.
+fn task(forge: &Forge, run: i64) -> Option<i64> {
+    forge.run(run)?.jobs.first()?.task
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_takes_tasks_starts_each_once_or_never_had_it() {
+    let mut dice = Dice::from_env("SOWER_SEED");
+    let forge = forge();
+    // Killed right after a call, nobody knows whether it has arrived: it is made once more.
+    forge.allow(Rule::RowsAfterSeal);
+    forge.allow(Rule::Result);
+    let mut runner = runner(&forge, 3);
+    let marks: Vec<_> = (0..12).map(|number| runner.folder().join(format!("ran-{number}"))).collect();
+    let runs: Vec<i64> = marks
+        .iter()
+        .map(|mark| forge.enqueue(job(&[("Mark", "", &format!("echo x >> {}\necho done", mark.display()))])))
+        .collect();
+    for _ in 0..20 {
+        let asked = forge.requests(Method::FetchTask);
+        let left = |forge: &Forge| runs.iter().all(|run| task(forge, *run).is_some());
+        forge
+            .wait_for("a question", PATIENCE, |forge| {
+                (forge.requests(Method::FetchTask) > asked || left(forge)).then_some(())
+            })
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(dice.below(300)));
+        runner.kill().unwrap();
+        runner.start(&[]).unwrap();
+    }
+    let mut lost = 0;
+    for (run, mark) in runs.into_iter().zip(marks) {
+        let open = |forge: &Forge| {
+            let run = forge.run(run)?;
+            let task = run.jobs.first()?.task?;
+            (!run.status.is_done() && !runner.job_folder(task).exists()).then_some(task)
+        };
+        // The daemon that lives has written down what it was given before it asks for more.
+        let mut since = None;
+        let never_had = forge
+            .wait_for("the end of the job", PATIENCE, |forge| {
+                let asked = forge.requests(Method::FetchTask);
+                match (open(forge), since) {
+                    (Some(_), None) => since = Some(asked),
+                    (Some(task), Some(since)) if asked > since + 1 => return Some(Some(task)),
+                    (Some(_), Some(_)) => {}
+                    (None, _) => since = None,
+                }
+                forge.run(run).filter(|run| run.status.is_done()).map(|_| None)
+            })
+            .unwrap();
+        let ran = fs::read_to_string(&mark).unwrap_or_default();
+        if let Some(task) = never_had {
+            lost += 1;
+            assert_eq!(ran, "", "{}", runner.said());
+            forge.reap(task);
+            continue;
+        }
+        let run = forge.run(run).unwrap();
+        if run.status == Status::Success {
+            assert_eq!(ran, "x\n");
+        } else {
+            // It was killed while it wrote the task down.
+            has(&forge, only(&run), "never started");
+            assert_eq!(ran, "", "{}", runner.said());
+        }
+    }
+    println!("{lost} of 12 tasks were lost with the reply");
+    let broken = forge.take_violations();
+    assert!(broken.iter().all(|rule| rule.starts_with("Steps: ")), "{broken:?}");
+    still_works(&forge);
 }
 
 #[test]

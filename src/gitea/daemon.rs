@@ -19,7 +19,7 @@ use super::caches::Caches;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
 use super::pause::Pause;
-use super::poller::{Poller, Unregistered};
+use super::poller::{Poller, Received, Unregistered};
 use super::registration::Registration;
 use super::reporter::{self, Outcome, Reporter};
 use super::room::Room;
@@ -139,7 +139,7 @@ enum Happening {
     Drain,
     Reload,
     Alive,
-    Task(Task, OwnedSemaphorePermit),
+    Task(Received),
     Ended(Result<(JobDir, Outcome), JoinError>),
     PollerLeft(Result<Result<(), Unregistered>, JoinError>),
 }
@@ -232,7 +232,7 @@ impl Daemon {
                 return Ok(Left::Done);
             }
             match self.next(signals, &mut tasks, &mut poller).await {
-                Happening::Task(task, permit) => self.accept(task, Some(permit)),
+                Happening::Task(received) => self.accept(received),
                 Happening::Ended(ended) => self.ended(ended),
                 Happening::Drain => {
                     info!("taking no more tasks; leaving when {} have ended", self.reporters.len());
@@ -269,7 +269,7 @@ impl Daemon {
     async fn next(
         &mut self,
         signals: &mut Signals,
-        tasks: &mut mpsc::Receiver<(Task, OwnedSemaphorePermit)>,
+        tasks: &mut mpsc::Receiver<Received>,
         poller: &mut Option<JoinHandle<Result<(), Unregistered>>>,
     ) -> Happening {
         tokio::select! {
@@ -279,7 +279,7 @@ impl Daemon {
             _ = signals.drain.recv() => Happening::Drain,
             _ = signals.reload.recv() => Happening::Reload,
             () = tick(&mut self.watchdog) => Happening::Alive,
-            Some((task, permit)) = tasks.recv() => Happening::Task(task, permit),
+            Some(received) = tasks.recv() => Happening::Task(received),
             Some(ended) = self.reporters.join_next() => Happening::Ended(ended),
             left = wait_for(poller) => Happening::PollerLeft(left),
         }
@@ -341,7 +341,7 @@ impl Daemon {
     /// Leaves: a question that is on its way is waited for, since its answer may be a task.
     async fn leave(
         &mut self,
-        tasks: &mut mpsc::Receiver<(Task, OwnedSemaphorePermit)>,
+        tasks: &mut mpsc::Receiver<Received>,
         mut poller: Option<JoinHandle<Result<(), Unregistered>>>,
     ) -> Left {
         info!("stopping");
@@ -350,9 +350,9 @@ impl Daemon {
         while poller.is_some() || !tasks.is_empty() {
             tokio::select! {
                 biased;
-                Some((task, _)) = tasks.recv() => {
-                    info!("task {}: received while stopping; the next daemon starts it", task.id);
-                    self.write_down(task);
+                Some(received) = tasks.recv() => {
+                    info!("task {}: received while stopping; the next daemon starts it", received.task.id);
+                    self.write_down(received.task);
                 }
                 _ = wait_for(&mut poller) => poller = None,
             }
@@ -393,7 +393,7 @@ impl Daemon {
         Room::new(places, config.housekeeping.min_free)
     }
 
-    fn poller(&self, tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>) -> Poller {
+    fn poller(&self, tasks: mpsc::Sender<Received>) -> Poller {
         let runner = &self.options.config.runner;
         Poller {
             client: self.client.clone(),
@@ -411,13 +411,15 @@ impl Daemon {
     }
 
     /// Takes a task: written down first, then started, then reported on.
-    fn accept(&mut self, task: Task, permit: Option<OwnedSemaphorePermit>) {
+    fn accept(&mut self, received: Received) {
+        let Received { task, permit, unwritten } = received;
         let number = task.id;
         let Some(dir) = self.write_down(task) else { return };
+        drop(unwritten);
         let meta = dir.read_meta();
         info!("task {number}: job {} of {}", meta.job, meta.repository);
         match self.start(&dir) {
-            Ok(process) => self.report(process, true, permit),
+            Ok(process) => self.report(process, true, Some(permit)),
             Err(error) => error!("task {number}: {error}"),
         }
     }

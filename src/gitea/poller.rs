@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sower_wire::runner::{DeclareRequest, Task};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::backoff::stretched;
@@ -34,6 +34,17 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Unregistered;
 
+/// A task that was received and is nowhere yet but in memory.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) task: Task,
+    /// Its slot.
+    pub(super) permit: OwnedSemaphorePermit,
+    /// To be dropped once the task is written down. Until then no other is asked for: each that is in memory only, or
+    /// waits in a socket, is lost when the daemon is killed.
+    pub(super) unwritten: oneshot::Sender<()>,
+}
+
 /// Asks for tasks while a slot is free.
 pub(super) struct Poller {
     pub(super) client: Client,
@@ -45,7 +56,7 @@ pub(super) struct Poller {
     pub(super) once: bool,
     /// One permit for each task that may run.
     pub(super) slots: Arc<Semaphore>,
-    pub(super) tasks: mpsc::Sender<(Task, OwnedSemaphorePermit)>,
+    pub(super) tasks: mpsc::Sender<Received>,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pause: Pause,
     pub(super) room: Room,
@@ -115,9 +126,13 @@ impl Poller {
                     if let Some(task) = reply.task {
                         version = 0;
                         wait = Duration::ZERO;
-                        if self.tasks.send((task, permit)).await.is_err() || self.once {
+                        let (unwritten, written) = oneshot::channel();
+                        let received = Received { task, permit, unwritten };
+                        if self.tasks.send(received).await.is_err() || self.once {
                             return Ok(());
                         }
+                        // Nothing is ever sent: it ends.
+                        let _ = written.await;
                     } else {
                         version = reply.tasks_version;
                         wait = stretched(self.interval);

@@ -20,6 +20,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ const SPEC_UNFINISHED: &str = "spec.json.new";
 /// A disk with less room than this, in bytes, or fewer files, is full.
 const LEAST_ROOM: u64 = 1024 * 1024;
 const LEAST_FILES: u64 = 32;
+/// How long a lock is waited for whose holder is gone.
+const HANDED_ON: Duration = Duration::from_secs(5);
 /// Room for the last rows and events of a job, in bytes.
 const RESERVE: usize = 64 * 1024;
 
@@ -103,11 +106,26 @@ impl StateDir {
         &self.path
     }
 
-    /// Takes the right to work here.
+    /// Takes the right to work here. One whose holder is gone comes free in a moment and is waited for: a process that
+    /// a killed daemon was just starting has the lock until it has become its program.
     ///
     /// # Errors
     /// [`Error::Held`] when another daemon has it.
     pub fn lock(&self) -> Result<Lock, Error> {
+        let until = Instant::now() + HANDED_ON;
+        loop {
+            match self.try_lock() {
+                Err(Error::Held { pid, .. })
+                    if !pid.is_some_and(is_another_that_lives) && Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_lock(&self) -> Result<Lock, Error> {
         let path = self.path.join("daemon.lock");
         let mut file = OpenOptions::new()
             .create(true)
@@ -443,6 +461,11 @@ impl JobDir {
         }
         remove::tree(&self.path).map_err(Error::io(&self.path))
     }
+}
+
+/// Whether there is such a process, and it is not this one.
+fn is_another_that_lives(pid: u32) -> bool {
+    pid != std::process::id() && Identity::of(pid).is_some_and(|holder| holder.is_alive())
 }
 
 /// Writes a file for this user only and waits until it is on the disk.

@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 pub use close::{Gone, close, end_without_journal};
 pub use directory::{JobDir, Lock, Meta, StateDir};
@@ -53,6 +54,9 @@ const ENVIRONMENT: [&str; 22] = [
 
 /// What a job process gets as `PATH` when the daemon has none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A process whose daemon was killed while it started it has become its program after this long.
+const SHOWS_UP: Duration = Duration::from_secs(10);
 
 /// Why a job process could not be looked after.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +168,8 @@ pub struct JobProcess {
     child: Option<Child>,
     identity: Option<Identity>,
     ended: Option<Gone>,
+    /// Since when something holds the job's lock that is no process of the job.
+    unseen: Option<Instant>,
 }
 
 impl JobProcess {
@@ -196,7 +202,7 @@ impl JobProcess {
             command.spawn().map_err(|source| Error::Start { program: program.path.clone(), source })?;
         drop(command);
         let identity = Identity::of(child.id());
-        let process = Self { dir, child: Some(child), identity, ended: None };
+        let process = Self { dir, child: Some(child), identity, ended: None, unseen: None };
         if let Some(identity) = process.identity {
             process.dir.write_identity(&identity)?;
         }
@@ -208,18 +214,30 @@ impl JobProcess {
     /// # Errors
     /// When the directory cannot be read.
     pub fn find(dir: JobDir) -> Result<Self, Error> {
-        let mut identity = match dir.read_identity() {
+        let identity = match dir.read_identity() {
             // What the power cut left of it.
             Err(Error::Damaged { .. }) => None,
             other => other?,
         };
-        if identity.is_none() && dir.is_locked()? {
-            identity = process::find_by_argument(dir.path());
-            if let Some(identity) = &identity {
-                dir.write_identity(identity)?;
-            }
+        let mut process = Self { dir, child: None, identity, ended: None, unseen: None };
+        // What cannot be told now is looked for again with its state.
+        let _ = process.look_for_it();
+        Ok(process)
+    }
+
+    /// Looks for a process that was started and not written down; whether there is one. The daemon that started it may
+    /// have been killed before it had become its program: then only the lock tells of it, and it shows up later.
+    fn look_for_it(&mut self) -> Result<bool, Error> {
+        if self.identity.is_some() || !self.dir.is_locked()? {
+            return Ok(false);
         }
-        Ok(Self { dir, child: None, identity, ended: None })
+        self.identity = process::find_by_argument(self.dir.path());
+        if let Some(identity) = &self.identity {
+            self.dir.write_identity(identity)?;
+            return Ok(true);
+        }
+        // Something that a job process left behind may have the lock as well, but not for ever without a trace.
+        Ok(self.unseen.get_or_insert_with(Instant::now).elapsed() < SHOWS_UP)
     }
 
     /// The job's directory.
@@ -238,6 +256,10 @@ impl JobProcess {
     pub fn state(&mut self) -> State {
         if let Some(gone) = self.ended {
             return State::Gone(gone);
+        }
+        // What cannot be written down has been seen all the same.
+        if self.child.is_none() && self.look_for_it().unwrap_or(self.identity.is_some()) {
+            return State::Alive;
         }
         let gone = if let Some(child) = &mut self.child {
             match child.try_wait() {
@@ -289,7 +311,10 @@ impl JobProcess {
                 path: PathBuf::from(format!("process {}", identity.pid)),
                 source,
             }),
-            None => Ok(()),
+            None => Err(Error::Damaged {
+                path: self.dir.log(),
+                message: "its process is not found yet".to_owned(),
+            }),
         }
     }
 }
@@ -306,8 +331,6 @@ impl From<ExitStatus> for Gone {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
     use crate::events::{Conclusion, Event, Timestamp};
     use crate::job::spec::JobSpec;
@@ -401,6 +424,44 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_has_not_become_its_program_yet_is_waited_for() {
+        let (_state, dir) = job();
+        let log = std::fs::File::create(dir.log()).unwrap();
+        log.try_lock().unwrap();
+        // As if the daemon had been killed between fork and exec: the lock is all that tells of it.
+        let gate = dir.path().join("gate");
+        let script = "until [ -e \"$GATE\" ]; do sleep 0.05; done; exec /bin/sh -c 'sleep 60; :' sh \"$JOB\"";
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", script])
+            .env("GATE", &gate)
+            .env("JOB", dir.path())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        assert!(!dir.may_start().unwrap());
+        let mut found = JobProcess::find(dir.clone()).unwrap();
+        assert_eq!((found.state(), found.pid()), (State::Alive, None));
+        assert!(found.cancel().is_err(), "who asks must ask again");
+        std::fs::write(&gate, "").unwrap();
+        let start = Instant::now();
+        while found.pid().is_none() && start.elapsed() < Duration::from_secs(20) {
+            assert_eq!(found.state(), State::Alive);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(found.pid(), Some(child.id()));
+        assert!(dir.read_identity().unwrap().is_some());
+        for process in crate::job::tree::all()
+            .into_iter()
+            .filter(|(_, stat)| u32::try_from(stat.parent).is_ok_and(|parent| parent == child.id()))
+        {
+            process.0.signal(rustix::process::Signal::KILL).unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.state(), State::Gone(Gone::Unknown));
+    }
+
+    #[test]
     fn an_id_that_another_process_has_now_is_not_taken_for_the_job() {
         let (_state, dir) = job();
         let mut identity = Identity::of(std::process::id()).unwrap();
@@ -476,6 +537,23 @@ mod tests {
         let error = StateDir::open(dir.path()).unwrap().lock().unwrap_err();
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(lock);
+        state.lock().unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_holder_is_gone_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let gone = Command::new("/bin/true").spawn().and_then(|mut child| child.wait().map(|_| child.id()));
+        let path = dir.path().join("daemon.lock");
+        std::fs::write(&path, format!("{}\n", gone.unwrap())).unwrap();
+        // What a daemon that was killed had just forked.
+        let file = std::fs::File::open(&path).unwrap();
+        file.try_lock().unwrap();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(file);
+        });
         state.lock().unwrap();
     }
 
