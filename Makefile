@@ -23,10 +23,12 @@ demo: ## a push runs the declared pipeline on real parts, shown on this terminal
 	@if $(HAS_GO); then tests/kubernetes/cluster.sh build; fi
 	@exec $(AS_ROOT) $(TARGET)/debug/sower-demo --sower $(RELEASE)
 
-test: ## all tests, after formatting and lints; installs the parts that are missing
+test: ## all tests, after formatting and lints, where Go is also on a real Kubernetes; installs the parts that are missing
 	@scripts/parts.sh test
+	@tests/kubernetes/suite.sh begin
 	@$(MAKE) --no-print-directory lint
 	cargo test --workspace --no-fail-fast
+	@tests/kubernetes/suite.sh end
 
 test-parts: ## installs what `make test` needs and is missing
 	@scripts/parts.sh test
@@ -39,7 +41,7 @@ test-live: ## the scenarios of the stand-in against a real Gitea: SOWER_TEST_GIT
 test-cluster: ## the deployment tests against a real Kubernetes (builds it the first time; needs Go 1.24)
 	@scripts/parts.sh test cluster
 	@tests/kubernetes/cluster.sh build
-	@exec $(AS_ROOT) tests/kubernetes/cluster.sh run cargo test --features cluster-tests --no-fail-fast --test kubernetes_cluster
+	@exec $(AS_ROOT) tests/kubernetes/cluster.sh run cargo test --no-fail-fast --test kubernetes_cluster -- --ignored
 
 test-dist: dist ## the static binary in a chroot that holds nothing else
 	@scripts/parts.sh test

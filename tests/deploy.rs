@@ -287,6 +287,109 @@ fn a_signal_is_handed_to_helm_and_waited_for() {
     }
 }
 
+/// A helm whose release is locked since `updated`, until it is told to roll back.
+fn locked(updated: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    script(
+        &dir.path().join("helm"),
+        &format!(
+            r#"
+case $1 in
+version) echo v3.12.1+gabcdef; exit ;;
+template|get) exit 1 ;;
+history)
+    newest=pending-upgrade; [ ! -e {here}/free ] || newest=superseded
+    echo '[{{"revision":6,"updated":"{updated}","status":"'$newest'"}},{{"revision":5,"updated":"x","status":"deployed"}}]'; exit ;;
+rollback) : >{here}/free ;;
+esac
+echo "$1 $*" >>{here}/calls
+"#
+        ),
+    );
+    script(&dir.path().join("kubectl"), "echo '{\"kind\":\"List\",\"items\":[]}'\n");
+    dir
+}
+
+#[test]
+fn an_old_lock_of_somebody_else_is_taken_for_a_dead_one() {
+    let tools = locked("2020-01-02T03:04:05.123456789+01:00");
+    let output = sower(tools.path()).args(["old-lock", CHART, "-n", "web"]).output().unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("revision 6 is pending-upgrade since 2020-01-02"), "{stdout}");
+    assert!(stdout.contains("it is taken to be dead\n"), "{stdout}");
+    assert!(stdout.contains("release old-lock is freed: rolled back to revision 5\n"), "{stdout}");
+    let calls = fs::read_to_string(tools.path().join("calls")).unwrap();
+    assert!(calls.lines().next().unwrap().ends_with("-- old-lock 5"), "{calls}");
+}
+
+#[test]
+fn a_helm_that_is_seen_at_work_is_waited_for_however_old_its_lock_is() {
+    let tools = locked("2020-01-02T03:04:05Z");
+    // What counts is what a process looks like.
+    let mut other = Command::new("bash")
+        .args(["-c", "exec -a helm sh -c 'sleep 600; :' upgrade live-lock -n web"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = format!("/proc/{}/cmdline", other.id());
+    while !fs::read_to_string(&process).unwrap().starts_with("helm\0") {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let output =
+        sower(tools.path()).args(["live-lock", CHART, "-n", "web", "--timeout", "3s"]).output().unwrap();
+    let (code, stdout, stderr) = text(&output);
+    let pid = other.id();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(stderr.contains(&format!("by helm, process {pid} of this host")), "{stderr}");
+    assert!(!tools.path().join("free").exists());
+}
+
+#[test]
+fn images_of_a_deployment_are_known_to_those_who_prune() {
+    let tools = scripted("exit 0");
+    let state = tempfile::tempdir().unwrap();
+    let objects = |tag: &str| {
+        format!(
+            r#"echo '{{"kind":"List","items":[
+{{"kind":"StatefulSet","metadata":{{"name":"s","uid":"s","annotations":{{"meta.helm.sh/release-name":"shop"}}}},"spec":{{"replicas":1}}}},
+{{"kind":"Pod","metadata":{{"name":"s-0","ownerReferences":[{{"uid":"s"}}]}},
+ "spec":{{"containers":[{{"name":"a","image":"r.test/shop:{tag}","readinessProbe":{{}}}}]}}}}]}}'"#
+        )
+    };
+    for tag in ["1", "2", "2"] {
+        script(&tools.path().join("kubectl"), &objects(tag));
+        let mut command = sower(tools.path());
+        let output = command.args(["shop", CHART, "-n", "web"]).env("SOWER_STATE_DIR", state.path()).output();
+        let (code, stdout, stderr) = text(&output.unwrap());
+        assert_eq!(code, 0, "{stdout}{stderr}");
+    }
+    let notes = fs::read_dir(state.path().join("deploy")).unwrap().map(|entry| entry.unwrap().path());
+    let note = notes.into_iter().find(|path| path.extension().is_some_and(|end| end == "images")).unwrap();
+    let note: Value = serde_json::from_slice(&fs::read(note).unwrap()).unwrap();
+    assert_eq!((&note["images"][0], &note["before"][0]), (&"r.test/shop:2".into(), &"r.test/shop:1".into()));
+}
+
+#[test]
+fn what_could_not_be_tried_is_in_the_summary_too() {
+    let tools = scripted("exit 0");
+    let summary = tools.path().join("summary");
+    let output = sower(tools.path())
+        .args(["shop", CHART, "-n", "web", "--json", "--ssh", "127.0.0.1:1", "--ssh-config", "/dev/null"])
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .output()
+        .unwrap();
+    let (code, stdout, stderr) = text(&output);
+    assert_eq!(code, 1, "{stderr}");
+    let json: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(json["result"], "not-tried");
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(summary.contains("| Cause | 127.0.0.1:1 cannot be reached over SSH: "), "{summary}");
+}
+
 #[test]
 fn the_help_has_examples() {
     let output = sower(Path::new("/nonexistent")).arg("--help").output().unwrap();

@@ -1,6 +1,7 @@
 //! `sower deploy`: Deploy with helm and say why it failed.
 
 use std::env;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -90,9 +91,13 @@ struct HelmArgs {
     /// Do not look beforehand whether Secrets, their keys and image tags are there
     #[arg(long)]
     no_checks: bool,
-    /// Free the release if somebody else left it locked
+    /// Free the release if somebody else left it locked, at once
     #[arg(long)]
     break_lock: bool,
+    /// Take a lock of somebody else for a dead one when it is older [default: as long as a helm with this --timeout could
+    /// hold it, at least 5m]
+    #[arg(long, value_name = "DURATION", value_parser = deploy::parse_timeout)]
+    stale_lock: Option<Duration>,
     /// Only render the chart and list what it would create; needs no cluster
     #[arg(long)]
     render_only: bool,
@@ -179,6 +184,26 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 fn helm(args: &HelmArgs) -> Outcome {
+    let tried = deployed(args);
+    if let Err(error) = &tried {
+        // The way there was closed, or the question wrong: no outcome was written.
+        if args.json {
+            tell(&error.json(&args.release, &args.namespace).to_string());
+        }
+        if let Some(path) = asked_for("GITHUB_STEP_SUMMARY") {
+            deploy::write_summary(&path, &error.markdown(&args.release, &args.namespace))?;
+        }
+    }
+    Ok(tried??)
+}
+
+/// Prints a line; nobody may be left to read it, and the deployment goes on all the same.
+fn tell(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// The outer error: it could not be tried.
+fn deployed(args: &HelmArgs) -> Result<Outcome, deploy::Error> {
     // Nothing is asked of a cluster when the chart is only rendered.
     let access = if args.render_only { Access::default() } else { access(args)? };
     let helm = Helm::find(&access)?;
@@ -205,6 +230,7 @@ fn request(args: &HelmArgs, access: Access) -> Request {
         history_max: args.history_max,
         checks: !args.no_checks,
         break_lock: args.break_lock,
+        stale_lock: args.stale_lock,
         smoke: check_url.as_ref().map(|url| Smoke {
             url: url.clone(),
             status: *check_status,
@@ -244,56 +270,60 @@ fn access(args: &HelmArgs) -> Result<Access, deploy::Error> {
     })
 }
 
-fn render(args: &HelmArgs, request: &Request, helm: &Helm) -> Outcome {
+fn render(args: &HelmArgs, request: &Request, helm: &Helm) -> Result<Outcome, deploy::Error> {
     let rendered = deploy::render(request, helm)?;
     if args.json {
         let objects =
             serde_json::json!({ "result": "rendered", "release": args.release, "objects": rendered.objects });
-        println!("{objects}");
+        tell(&objects.to_string());
     } else {
-        println!("rendered only, nothing was deployed: release {} would consist of", args.release);
-        print!("{rendered}");
+        tell(&format!("rendered only, nothing was deployed: release {} would consist of", args.release));
+        tell(rendered.to_string().trim_end());
     }
     if let Some(path) = asked_for("GITHUB_STEP_SUMMARY") {
         deploy::write_summary(&path, &rendered.markdown(request))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Ok(ExitCode::SUCCESS))
 }
 
-fn upgrade(args: &HelmArgs, mut request: Request, helm: &Helm) -> Outcome {
+fn upgrade(args: &HelmArgs, mut request: Request, helm: &Helm) -> Result<Outcome, deploy::Error> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(Failure::not_well)?;
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
+            return Ok(Err(Failure::not_well(error)));
+        }
     }
     let json = args.json;
-    let mut say = |line: &str| if json { eprintln!("{line}") } else { println!("{line}") };
+    let mut say = |line: &str| {
+        if json {
+            let _ = writeln!(io::stderr(), "{line}");
+        } else {
+            tell(line);
+        }
+    };
     let outcome = deploy::deploy(&mut request, helm, &interrupted, &mut say)?;
     let request = &request;
     record(request, &outcome)?;
     if json {
-        println!("{}", outcome.json(request));
+        tell(&outcome.json(request).to_string());
     }
-    match outcome {
+    Ok(match outcome {
         deploy::Outcome::Deployed(deployed) => {
             if !json {
-                print!("{deployed}");
+                tell(deployed.to_string().trim_end());
             }
             Ok(ExitCode::SUCCESS)
         }
         deploy::Outcome::Failed(failed) => {
             if !json {
-                print!("{failed}");
+                tell(failed.to_string().trim_end());
             }
-            let cause = &failed.cause;
-            Err(Failure::not_well(format!(
-                "release {} was not deployed: {}\nwhat to do: {}",
-                request.release, cause.sentence, cause.remedy
-            )))
+            Err(Failure::not_well(failed.conclusion(&request.release)))
         }
         deploy::Outcome::Cancelled { state } => {
             Err(Failure::not_well(format!("the deployment was cancelled: {state}")))
         }
-    }
+    })
 }
 
 /// Writes the job's summary and the step's outputs, where a runner asks for them.

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::kubeconfig::Opened;
-use super::place::{Far, Place};
+use super::place::{Far, FarFile, Place};
 use super::{Error, Kubeconfig};
 use crate::ssh::{self, Connection, Tunnel};
 
@@ -66,12 +66,19 @@ impl Access {
         };
         if remote {
             let identity = format!("ssh {target}");
-            let far = Far::open(target, options)?;
-            let kubeconfig = kubeconfig.map(Kubeconfig::there);
+            if let Some(content) = &content {
+                Kubeconfig::check(content.expose())?;
+            }
+            let far = Arc::new(Far::open(target, options)?);
+            let kubeconfig = match (kubeconfig, content) {
+                (Some(path), _) => Some(Kubeconfig::there(path)),
+                (None, Some(content)) => Some(Kubeconfig::lent(FarFile::write(&far, content.expose())?)),
+                (None, None) => None,
+            };
             return Ok(Self {
                 kubeconfig,
                 context,
-                place: Place::There(Arc::new(far)),
+                place: Place::There(far),
                 identity,
                 tunnel: None,
             });
@@ -116,6 +123,14 @@ impl Access {
         }
     }
 
+    /// When the certificate of the kubeconfig's user expired, if it did.
+    pub(super) fn expired(&self) -> Option<jiff::Timestamp> {
+        // A kubeconfig of the far side is not read here.
+        let Place::Here = self.place else { return None };
+        let end = opened(self.kubeconfig.as_ref(), self.context.as_deref())?.user_certificate_end()?;
+        (end < jiff::Timestamp::now()).then_some(end)
+    }
+
     /// What is or was wrong with the way itself, for a failure that it may have caused.
     pub(super) fn trouble(&self) -> Option<String> {
         let (connection, tunnel) = self.tunnel.as_ref()?;
@@ -131,11 +146,24 @@ impl Access {
         }
     }
 
-    /// A port on loopback that comes out at `host`:`port` as seen from the far side, if there is one.
-    pub(super) fn tunnel_to(&self, host: &str, port: u16) -> Result<Option<Tunnel>, Error> {
+    /// Runs a few lines of shell on the host that SSH leads to, if there is one. Its name, and the beginning of what they
+    /// print.
+    pub(super) fn ask_far_side(&self, script: &str, limit: usize) -> Option<(String, String)> {
+        let connection = match (&self.tunnel, &self.place) {
+            (Some((connection, _)), _) => Arc::clone(connection),
+            (None, Place::There(far)) => far.connection().ok()?,
+            (None, Place::Here) => return None,
+        };
+        let output = connection.output("sh", script.as_bytes(), limit).ok()?;
+        let host = connection.host().to_owned();
+        Some((host, String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// A SOCKS proxy whose connections come out at the far side, if there is one.
+    pub(super) fn proxy(&self) -> Result<Option<Tunnel>, Error> {
         match (&self.tunnel, &self.place) {
-            (Some((connection, _)), _) => Ok(Some(connection.tunnel(host, port)?)),
-            (None, Place::There(far)) => Ok(Some(far.connection()?.tunnel(host, port)?)),
+            (Some((connection, _)), _) => Ok(Some(connection.proxy()?)),
+            (None, Place::There(far)) => Ok(Some(far.connection()?.proxy()?)),
             (None, Place::Here) => Ok(None),
         }
     }
@@ -154,8 +182,13 @@ fn fetched(connection: &Connection, context: Option<&str>) -> Result<Opened, Err
     Opened::read(&String::from_utf8_lossy(&output.stdout), context)
 }
 
-/// The server of the kubeconfig, or its path: enough to tell two clusters apart.
+/// The server of the kubeconfig: enough to tell two clusters apart.
 fn identity(kubeconfig: Option<&Kubeconfig>, context: Option<&str>) -> String {
+    opened(kubeconfig, context).map_or_else(|| "default".to_owned(), |opened| opened.server().to_owned())
+}
+
+/// The kubeconfig that helm and kubectl use on this host.
+fn opened(kubeconfig: Option<&Kubeconfig>, context: Option<&str>) -> Option<Opened> {
     let path = match kubeconfig {
         Some(kubeconfig) => Some(kubeconfig.path().to_owned()),
         None => std::env::var_os("KUBECONFIG")
@@ -163,9 +196,6 @@ fn identity(kubeconfig: Option<&Kubeconfig>, context: Option<&str>) -> String {
             .filter(|path| !path.as_os_str().is_empty())
             .or_else(|| std::env::home_dir().map(|home| home.join(".kube/config"))),
     };
-    let opened = path
-        .as_ref()
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .and_then(|content| Opened::read(&content, context).ok());
-    opened.map_or_else(|| "default".to_owned(), |opened| opened.server().to_owned())
+    let content = std::fs::read_to_string(path?).ok()?;
+    Opened::read(&content, context).ok()
 }

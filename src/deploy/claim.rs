@@ -57,7 +57,7 @@ impl Claim {
         interrupted: &AtomicBool,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self, Refused> {
-        let path = path(request);
+        let path = state_file(request);
         let Some(mut file) = path.as_ref().and_then(|path| open(path)) else {
             return Ok(Self { file: None, left: None });
         };
@@ -139,7 +139,8 @@ pub(super) fn state_directory() -> Option<PathBuf> {
     Some(directory.join("deploy"))
 }
 
-fn path(request: &Request) -> Option<PathBuf> {
+/// The release's own file in [`state_directory`].
+pub(super) fn state_file(request: &Request) -> Option<PathBuf> {
     let name = [request.access.identity.as_str(), &request.namespace, &request.release].join("\0");
     let name: String = Sha256::digest(name).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Some(state_directory()?.join(format!("{}-{name}", request.release)))

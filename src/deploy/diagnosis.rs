@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::evidence::{ContainerEvidence, Evidence, PodEvidence};
+use super::pull::mirror_entry;
 use super::rollout::pull_cause;
 
 /// Why a deployment failed.
@@ -55,6 +56,10 @@ pub enum Kind {
     Unschedulable,
     /// The pods could not be made.
     PodsRefused,
+    /// A quota does not allow what the chart creates.
+    Quota,
+    /// An admission rule refuses what the chart creates.
+    Admission,
     /// A hook of the chart failed.
     Hook,
     /// The program is built for another kind of machine.
@@ -69,6 +74,9 @@ pub enum Kind {
     Unknown,
 }
 
+const QUOTA: &str =
+    "raise the quota (`kubectl describe quota` shows what it allows and what is used), or ask for less";
+
 impl Cause {
     pub(super) fn new(kind: Kind, sentence: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { kind, sentence: sentence.into(), remedy: remedy.into(), paste: None }
@@ -79,8 +87,8 @@ impl Cause {
 pub(super) fn diagnose(evidence: &Evidence) -> Cause {
     let of_pods = evidence.pods.iter().filter_map(of_pod).min_by_key(|cause| rank(cause.kind));
     of_pods
-        .or_else(|| of_hooks(&evidence.helm))
         .or_else(|| of_workloads(evidence))
+        .or_else(|| of_hooks(&evidence.helm))
         .unwrap_or_else(|| unknown(evidence))
 }
 
@@ -151,7 +159,23 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             format!("the cluster cannot be reached: {}", tail(last)),
             "see that the kubeconfig names the right server, that it listens there and that this host may connect",
         )
-    } else if has(" is forbidden: ") && !has("exceeded quota") {
+    } else if has("admission webhook") && has("denied")
+        || has("ValidatingAdmissionPolicy")
+        || has("violates PodSecurity")
+    {
+        let words = last.rsplit_once("forbidden: ").map_or_else(|| tail(last), |(_, words)| words);
+        Cause::new(
+            Kind::Admission,
+            format!("an admission rule of the cluster refuses what the chart creates: {words}"),
+            "change what the rule objects to in the chart, or the rule",
+        )
+    } else if has("exceeded quota") {
+        Cause::new(
+            Kind::Quota,
+            format!("a quota does not allow what the chart creates: {}", tail_from(last, " is forbidden: ")),
+            QUOTA,
+        )
+    } else if has(" is forbidden: ") {
         Cause::new(
             Kind::Forbidden,
             format!("the cluster refuses: {}", tail_from(last, " is forbidden: ")),
@@ -163,12 +187,6 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             Kind::Configuration,
             format!("the namespace is not there: {}", tail(last)),
             "create it, or deploy with --create-namespace",
-        )
-    } else if has("admission webhook") && has("denied") || has("ValidatingAdmissionPolicy") {
-        Cause::new(
-            Kind::Forbidden,
-            format!("the cluster's admission rules refuse what the chart creates: {last}"),
-            "change what the rule objects to, or the rule",
         )
     } else if has("cannot patch") && has("field is immutable") {
         Cause::new(
@@ -231,10 +249,23 @@ fn cause_of_pod(pod: &PodEvidence) -> Option<Cause> {
             "lower the pod's requests, or give the cluster room",
         ));
     }
-    pod.containers
-        .iter()
-        .filter_map(|container| of_container(pod, container))
-        .min_by_key(|cause| rank(cause.kind))
+    let of_containers = pod.containers.iter().filter_map(|container| of_container(pod, container));
+    of_containers.min_by_key(|cause| rank(cause.kind)).or_else(|| of_volume(pod))
+}
+
+/// A pod that waits for a volume.
+fn of_volume(pod: &PodEvidence) -> Option<Cause> {
+    let event = pod.events.iter().rev().find_map(|event| event.strip_prefix("FailedMount: "))?;
+    let remedy = if event.contains("not found") || event.contains("non-existent") {
+        "create the Secret or ConfigMap that the volume names, or the key in it, in this namespace"
+    } else {
+        "see that the volume is there and that the node may mount it (`kubectl describe pod`)"
+    };
+    Some(Cause::new(
+        Kind::Configuration,
+        format!("pod {} waits for a volume that cannot be mounted: {event}", pod.name),
+        remedy,
+    ))
 }
 
 fn of_container(pod: &PodEvidence, container: &ContainerEvidence) -> Option<Cause> {
@@ -338,8 +369,8 @@ fn of_pull(pod: &PodEvidence, container: &ContainerEvidence) -> Cause {
         let registry = image.split('/').next().unwrap_or(image);
         return Cause {
             paste: Some(format!(
-                "# /etc/rancher/k3s/registries.yaml on each node; then: systemctl restart k3s (agents: k3s-agent)\n\
-                 mirrors:\n  \"{registry}\":\n    endpoint:\n      - \"http://{registry}\""
+                "# /etc/rancher/k3s/registries.yaml on each node; then: systemctl restart k3s (agents: k3s-agent)\n{}",
+                mirror_entry(registry)
             )),
             ..Cause::new(
                 Kind::ImagePull,
@@ -374,12 +405,31 @@ fn of_pull(pod: &PodEvidence, container: &ContainerEvidence) -> Cause {
 }
 
 fn of_workloads(evidence: &Evidence) -> Option<Cause> {
-    let refused = evidence.workloads.iter().find(|line| line.contains("FailedCreate"))?;
-    Some(Cause::new(
-        Kind::PodsRefused,
-        format!("the cluster refuses to make the pods: {}", refused.trim()),
-        "raise the quota, or change what the policy objects to",
-    ))
+    let refused = evidence.workloads.iter().rev().find(|line| line.contains("FailedCreate"))?.trim();
+    let has = |words: &str| refused.contains(words);
+    let remedy = if has("exceeded quota") {
+        QUOTA
+    } else if has("must specify") {
+        "the namespace has a quota, so that each container must say what it asks for: set resources in the chart"
+    } else if has("usage per") {
+        "the namespace has a LimitRange (`kubectl describe limitrange`): change it, or the container's resources"
+    } else if has("violates PodSecurity") {
+        "give the pod the securityContext that it wants, or the namespace another level \
+         (label pod-security.kubernetes.io/enforce)"
+    } else if has("error looking up service account") {
+        "create the ServiceAccount that the pods name, or have the chart create it"
+    } else if has("admission webhook") || has("ValidatingAdmissionPolicy") {
+        "change what the rule objects to, or the rule"
+    } else {
+        "change what the cluster objects to"
+    };
+    // `replicaset/app-1: FailedCreate: Error creating: …`
+    let (maker, words) = refused.split_once(": ").unwrap_or(("", refused));
+    let words = ["FailedCreate: ", "Error creating: "].iter().fold(words, |words, start| {
+        words.strip_prefix(start).unwrap_or(words)
+    });
+    let sentence = format!("the cluster refuses to make the pods of {maker}: {words}");
+    Some(Cause::new(Kind::PodsRefused, sentence, remedy))
 }
 
 fn unknown(evidence: &Evidence) -> Cause {
@@ -507,6 +557,34 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_that_cannot_be_mounted_is_the_cause_of_a_pod_that_does_not_start() {
+        let event = "FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found (4 times)";
+        let cause = diagnose(&evidence(container("ContainerCreating", ""), &[event]));
+        assert_eq!(cause.kind, Kind::Configuration);
+        assert!(cause.sentence.contains("secret \"gone\" not found"), "{}", cause.sentence);
+    }
+
+    #[test]
+    fn pods_that_are_refused_are_explained_by_their_maker() {
+        let cases = [
+            ("pods \"a\" is forbidden: exceeded quota: small, requested: pods=1", "raise the quota"),
+            ("pods \"a\" is forbidden: failed quota: small: must specify cpu for: app", "set resources"),
+            ("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", "securityContext"),
+            ("pods \"a\" is forbidden: error looking up service account web/x: serviceaccount \"x\" not found", "ServiceAccount"),
+            ("admission webhook \"v.test\" denied the request: no", "or the rule"),
+        ];
+        for (message, remedy) in cases {
+            let evidence = Evidence {
+                workloads: vec![format!("statefulset/app: FailedCreate: create Pod a failed error: {message}")],
+                ..Evidence::default()
+            };
+            let cause = diagnose(&evidence);
+            assert_eq!(cause.kind, Kind::PodsRefused);
+            assert!(cause.sentence.contains(message) && cause.remedy.contains(remedy), "{cause:?}");
+        }
+    }
+
+    #[test]
     fn a_probe_is_blamed_only_when_nothing_else_is() {
         let event = "Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 404 (9 times)";
         assert_eq!(diagnose(&evidence(container("", ""), &[event])).kind, Kind::Probe);
@@ -537,6 +615,19 @@ mod tests {
             (
                 "Error: query: failed to query with labels: secrets is forbidden: User \"ci\" cannot list resource \"secrets\"",
                 Kind::Forbidden,
+            ),
+            (
+                "Error: UPGRADE FAILED: deployments.apps \"app\" is forbidden: ValidatingAdmissionPolicy 'no' with binding \
+                 'no' denied request: images called bad are not allowed",
+                Kind::Admission,
+            ),
+            (
+                "Error: UPGRADE FAILED: failed to create resource: admission webhook \"v.test\" denied the request: no",
+                Kind::Admission,
+            ),
+            (
+                "Error: INSTALLATION FAILED: failed to create resource: services \"a\" is forbidden: exceeded quota: small",
+                Kind::Quota,
             ),
             ("Error: create: failed to create: namespaces \"web\" not found", Kind::Configuration),
             (

@@ -4,9 +4,10 @@
 
 use serde::Serialize;
 
+use super::hidden::Hidden;
 use super::kubectl::Kubectl;
 use super::objects::{ContainerStatus, Event, Object, Terminated};
-use super::rollout::{ReleasePod, Rollout, Workload};
+use super::rollout::{ReleasePod, Rollout, Workload, scheduling};
 use super::{Error, Request};
 
 /// How many lines of a container's log are kept.
@@ -74,6 +75,9 @@ pub struct ContainerEvidence {
     pub readiness_probe: bool,
     /// The last lines of its log: of the run that ended, if one did.
     pub log: Vec<String>,
+    /// The last lines of the run that is at work now, if `log` is of the one before it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log_now: Vec<String>,
     /// Why the log could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,
@@ -89,6 +93,22 @@ impl Evidence {
         evidence
     }
 
+    /// Hides values in all that others said.
+    pub(super) fn hide(&mut self, hidden: &Hidden) {
+        let Self { helm, pods, workloads, incomplete: _ } = self;
+        hidden.hide(helm);
+        workloads.iter_mut().for_each(|line| hidden.hide(line));
+        for pod in pods {
+            let PodEvidence { name: _, hook: _, state, unscheduled, containers, events } = pod;
+            hidden.hide(state);
+            unscheduled.iter_mut().chain(events).for_each(|line| hidden.hide(line));
+            for container in containers {
+                hidden.hide(&mut container.message);
+                container.log.iter_mut().chain(&mut container.log_now).for_each(|line| hidden.hide(line));
+            }
+        }
+    }
+
     /// The logs of pods that look well, for when the application is the one that does not.
     pub(super) fn add_logs(&mut self, kubectl: &Kubectl, rollout: &Rollout) {
         for pod in rollout.pods().take(PODS) {
@@ -96,10 +116,7 @@ impl Evidence {
                 PodEvidence { name: pod.name.clone(), state: pod.state.clone(), ..PodEvidence::default() };
             for status in &pod.object.status.container_statuses {
                 let mut container = ContainerEvidence::of(status, &pod.object);
-                match container_log(kubectl, &pod.name, status) {
-                    Ok(log) => container.log = log,
-                    Err(error) => container.log_error = Some(error.to_string()),
-                }
+                container.read_log(kubectl, &pod.name, status);
                 found.containers.push(container);
             }
             self.pods.push(found);
@@ -130,6 +147,8 @@ impl Evidence {
             if workload.kind == "job" {
                 if workload.object.condition("Failed").is_some() {
                     self.workloads.push(format!("{}: {}", workload.title(), workload.state()));
+                } else if workload.pods.is_empty() && failed_hook(&workload) {
+                    self.add_warnings(kubectl, workload)?;
                 }
                 continue;
             }
@@ -146,15 +165,21 @@ impl Evidence {
                     self.workloads.push(format!("{title}: {}: {}", condition.reason, condition.message));
                 }
             }
-            // Where pods could not even be made (quota, admission), only their maker knows.
-            if let Some(set) = &workload.replica_set {
-                let name = &set.metadata.name;
-                let events = kubectl.events("ReplicaSet", name)?;
-                self.workloads.extend(
-                    last_warnings(&events).into_iter().map(|event| format!("replicaset/{name}: {event}")),
-                );
-            }
+            self.add_warnings(kubectl, workload)?;
         }
+        Ok(())
+    }
+
+    /// Where pods could not even be made (quota, admission), only their maker knows.
+    fn add_warnings(&mut self, kubectl: &Kubectl, workload: &Workload) -> Result<(), Error> {
+        let maker = workload.replica_set.as_ref().unwrap_or(&workload.object);
+        // Objects in a list may not say their kind.
+        let kind = if workload.replica_set.is_some() { "ReplicaSet" } else { maker.kind.as_str() };
+        let name = &maker.metadata.name;
+        let events = kubectl.events(kind, name)?;
+        let title = kind.to_lowercase();
+        self.workloads
+            .extend(last_warnings(&events).into_iter().map(|event| format!("{title}/{name}: {event}")));
         Ok(())
     }
 }
@@ -165,7 +190,7 @@ impl PodEvidence {
         let unscheduled = object
             .condition("PodScheduled")
             .filter(|condition| condition.status == "False")
-            .map(|condition| condition.message.clone());
+            .map(|condition| scheduling(&condition.message).to_owned());
         let initial = object.status.init_container_statuses.iter().filter(|status| {
             !status.ready && status.state.terminated.as_ref().is_none_or(|end| end.exit_code != 0)
         });
@@ -178,10 +203,7 @@ impl PodEvidence {
         for status in initial.chain(main) {
             let mut container = ContainerEvidence::of(status, object);
             if container.has_run(status) {
-                match container_log(kubectl, &pod.name, status) {
-                    Ok(log) => container.log = log,
-                    Err(error) => container.log_error = Some(error.to_string()),
-                }
+                container.read_log(kubectl, &pod.name, status);
             }
             containers.push(container);
         }
@@ -223,7 +245,28 @@ impl ContainerEvidence {
             restarts: status.restart_count,
             readiness_probe: declared.is_some_and(|container| container.readiness_probe.is_some()),
             log: Vec::new(),
+            log_now: Vec::new(),
             log_error: None,
+        }
+    }
+
+    /// Asks for the log of the run that ended last, and of the one that is at work after it.
+    fn read_log(&mut self, kubectl: &Kubectl, pod: &str, status: &ContainerStatus) {
+        let previous = status.restart_count > 0 && status.state.terminated.is_none();
+        let runs = previous && status.state.running.is_some();
+        let ask = |previous| kubectl.log(pod, &status.name, LOG_LINES, previous);
+        let mut first = ask(previous);
+        if first.as_ref().map_or(true, Vec::is_empty) {
+            // The run before may have been cleared away already; or it was started again since it was looked at.
+            if let Some(log) = ask(!previous).ok().filter(|log| !log.is_empty()) {
+                first = Ok(log);
+            }
+        } else if runs {
+            self.log_now = ask(false).unwrap_or_default();
+        }
+        match first {
+            Ok(log) => self.log = log,
+            Err(error) => self.log_error = Some(error.to_string()),
         }
     }
 
@@ -232,28 +275,66 @@ impl ContainerEvidence {
     }
 }
 
-/// The log of the run that ended last; of the one that runs if none ended.
-fn container_log(kubectl: &Kubectl, pod: &str, status: &ContainerStatus) -> Result<Vec<String>, Error> {
-    let previous = status.restart_count > 0 && status.state.terminated.is_none();
-    match kubectl.log(pod, &status.name, LOG_LINES, previous) {
-        // The run before may have been cleared away already.
-        Err(_) if previous => kubectl.log(pod, &status.name, LOG_LINES, false),
-        answer => answer,
-    }
-}
-
 fn last_events(events: &[Event]) -> Vec<String> {
     events[events.len().saturating_sub(EVENTS)..].iter().map(line).collect()
 }
 
+/// The last warnings; those that differ in nothing but the name of the pod that was to be made are one.
 fn last_warnings(events: &[Event]) -> Vec<String> {
-    let warnings: Vec<_> = events.iter().filter(|event| event.kind == "Warning").map(line).collect();
-    warnings[warnings.len().saturating_sub(EVENTS)..].to_vec()
+    let mut found: Vec<(String, Event)> = Vec::new();
+    for event in events.iter().filter(|event| event.kind == "Warning") {
+        let key = alike(&event.message);
+        let mut event = event.clone();
+        if let Some(at) = found.iter().position(|(known, _)| *known == key) {
+            let (_, before) = found.remove(at);
+            event.count = Some(event.count.unwrap_or(1) + before.count.unwrap_or(1));
+        }
+        event.message = event.message.trim_start_matches(COMBINED).to_owned();
+        found.push((key, event));
+    }
+    found[found.len().saturating_sub(EVENTS)..].iter().map(|(_, event)| line(event)).collect()
+}
+
+/// What the API server puts before an event that stands for several.
+pub(super) const COMBINED: &str = "(combined from similar events): ";
+
+/// A message without what is in quotes: the names of pods, which are new each time.
+fn alike(message: &str) -> String {
+    message.trim_start_matches(COMBINED).split('"').step_by(2).collect()
 }
 
 fn line(event: &Event) -> String {
     match event.count {
         Some(count) if count > 1 => format!("{}: {} ({count} times)", event.reason, event.message),
         _ => format!("{}: {}", event.reason, event.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_that_are_alike_are_one() {
+        let event = |message: &str, count| Event {
+            kind: "Warning".to_owned(),
+            reason: "FailedCreate".to_owned(),
+            message: message.to_owned(),
+            count,
+            ..Event::default()
+        };
+        let events = [
+            event("Error creating: pods \"a-1\" is forbidden: exceeded quota", None),
+            event("Error creating: pods \"a-2\" is forbidden: exceeded quota", Some(1)),
+            event("no", None),
+            event("(combined from similar events): Error creating: pods \"a-3\" is forbidden: exceeded quota", Some(4)),
+        ];
+        assert_eq!(
+            last_warnings(&events),
+            [
+                "FailedCreate: no",
+                "FailedCreate: Error creating: pods \"a-3\" is forbidden: exceeded quota (6 times)"
+            ]
+        );
     }
 }

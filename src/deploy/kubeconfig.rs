@@ -2,17 +2,32 @@
 //! its server moved to this end of a tunnel.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustix::fs::OFlags;
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
-use super::Error;
+use super::place::FarFile;
+use super::{Error, expiry};
 use crate::yaml;
 
 /// The environment variable that may hold a whole kubeconfig. It is not handed on to helm or kubectl.
 pub const VARIABLE: &str = "SOWER_KUBECONFIG";
+
+/// What names of files for the moment begin with.
+const PREFIX: &str = "sower-kubeconfig-";
+/// A file may be made already and not held yet.
+const YOUNG: Duration = Duration::from_secs(60);
+/// Links are not followed, and nothing is waited for.
+const NO_LINK: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// A kubeconfig as a file. One that was given as content is removed when this is dropped.
 pub struct Kubeconfig(Source);
@@ -22,6 +37,8 @@ enum Source {
     Moment(NamedTempFile),
     /// A file of the far side, where helm and kubectl run.
     There(PathBuf),
+    /// The same, for the moment.
+    Lent(FarFile),
 }
 
 impl Kubeconfig {
@@ -40,23 +57,39 @@ impl Kubeconfig {
         Self(Source::There(path))
     }
 
+    /// A file of the far side that was made for this.
+    pub(super) const fn lent(file: FarFile) -> Self {
+        Self(Source::Lent(file))
+    }
+
+    /// Whether that is a kubeconfig at first sight.
+    ///
+    /// # Errors
+    /// If not. Nothing of it is quoted: whatever it is, it came as a secret.
+    pub(super) fn check(content: &str) -> Result<(), Error> {
+        if content.contains("clusters") {
+            return Ok(());
+        }
+        Err(Error::Argument(format!(
+            "the content of {VARIABLE} is not a kubeconfig: it has no `clusters` (a path goes into --kubeconfig)"
+        )))
+    }
+
     /// Writes `content` to a file that only this user can read (mode 0600).
     ///
     /// # Errors
     /// If the content is no kubeconfig at first sight, or the file cannot be written.
     pub fn content(content: &str) -> Result<Self, Error> {
-        // Never quoted: whatever it is, it came as a secret.
-        if !content.contains("clusters") {
-            return Err(Error::Argument(format!(
-                "the content of {VARIABLE} is not a kubeconfig: it has no `clusters` (a path goes into --kubeconfig)"
-            )));
-        }
+        Self::check(content)?;
         let directory = std::env::temp_dir();
         let failed = |source| Error::File { path: directory.clone(), source };
         // tempfile creates with mode 0600 from the start.
         let mut file =
-            tempfile::Builder::new().prefix("sower-kubeconfig-").tempfile_in(&directory).map_err(failed)?;
+            tempfile::Builder::new().prefix(PREFIX).tempfile_in(&directory).map_err(failed)?;
+        // Held as long as it is of use: see `sweep`.
+        let _ = file.as_file().try_lock();
         file.write_all(content.as_bytes()).and_then(|()| file.flush()).map_err(failed)?;
+        sweep(&directory);
         Ok(Self(Source::Moment(file)))
     }
 
@@ -66,6 +99,23 @@ impl Kubeconfig {
         match &self.0 {
             Source::File(path) | Source::There(path) => path,
             Source::Moment(file) => file.path(),
+            Source::Lent(file) => file.path(),
+        }
+    }
+}
+
+/// Removes what deployments left that were killed: files of this name that nobody holds.
+fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())) {
+        // A directory of everybody's: what is there under this name may be a link, or somebody else's.
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(entry.path());
+        let Ok(file) = opened else { continue };
+        let old = file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| {
+            modified.elapsed().is_ok_and(|age| age > YOUNG)
+        });
+        if old && file.try_lock().is_ok() {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }
@@ -79,6 +129,7 @@ impl fmt::Debug for Kubeconfig {
 /// A kubeconfig that was read, so that its server can be moved. It holds secrets: no `Debug`.
 pub(super) struct Opened {
     document: Value,
+    context: usize,
     cluster: usize,
 }
 
@@ -102,7 +153,20 @@ impl Opened {
         let cluster = document["contexts"][at]["context"]["cluster"].as_str().unwrap_or_default();
         let cluster = named("clusters", cluster)
             .ok_or_else(|| wrong(format!("context \"{context}\" names a cluster that is not in it")))?;
-        Ok(Self { document, cluster })
+        Ok(Self { document, context: at, cluster })
+    }
+
+    /// Until when the certificate of the user is good, if it has one here.
+    pub(super) fn user_certificate_end(&self) -> Option<jiff::Timestamp> {
+        let name = self.document["contexts"][self.context]["context"]["user"].as_str()?;
+        let users = self.document["users"].as_array()?;
+        let user = &users.iter().find(|user| user["name"] == name)?["user"];
+        let pem = match (&user["client-certificate-data"], &user["client-certificate"]) {
+            (Value::String(data), _) => BASE64.decode(data.trim()).ok()?,
+            (_, Value::String(path)) => std::fs::read(path).ok()?,
+            _ => return None,
+        };
+        expiry::of_pem(&String::from_utf8_lossy(&pem))
     }
 
     /// The server's URL.
@@ -196,6 +260,26 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "apiVersion: v1\nclusters: []\n");
         drop(kubeconfig);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_deployment_left_is_removed_and_what_is_held_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let make = |name: &str| {
+            let path = dir.path().join(name);
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_modified(old).unwrap();
+            (path, file)
+        };
+        let (left, _) = make("sower-kubeconfig-left");
+        let (held, file) = make("sower-kubeconfig-held");
+        file.try_lock().unwrap();
+        let (other, _) = make("kubeconfig");
+        let link = dir.path().join("sower-kubeconfig-link");
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        sweep(dir.path());
+        assert_eq!((left.exists(), held.exists(), other.exists(), link.exists()), (false, true, true, true));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde::de::DeserializeOwned;
 
+use super::manifest::decoded;
 use super::objects::{Event, EventList, List, Object};
 use super::place::Place;
 use super::process::{self, Captured};
@@ -121,6 +122,9 @@ impl Kubectl {
 const KEYS: &str = "go-template={{range .items}}{{.kind}} {{.metadata.name}}{{range $key, $value := .data}} {{$key}}\
      {{end}}{{range $key, $value := .binaryData}} {{$key}}{{end}}\n{{end}}";
 
+/// The values of Secrets, in base64, one a line.
+const VALUES: &str = "go-template={{range .items}}{{if ne .type \"helm.sh/release.v1\"}}{{range .data}}{{.}}\n{{end}}{{end}}{{end}}";
+
 /// The keys of the Secrets and ConfigMaps of a namespace, by kind and name.
 pub(super) type Keys = BTreeMap<(String, String), BTreeSet<String>>;
 
@@ -139,6 +143,27 @@ impl Kubectl {
             Some(((words.next()?, words.next()?), words.collect()))
         };
         Ok(stdout.lines().filter_map(line).collect())
+    }
+
+    /// The values of all Secrets, to be hidden in what others say; helm's own records are left out.
+    pub(super) fn secret_values(&self) -> Vec<String> {
+        let mut command = self.command();
+        command.args(["get", "secrets", "--output", VALUES]);
+        let answer = process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT));
+        let Ok(Captured { success: true, stdout, .. }) = answer else { return Vec::new() };
+        stdout.lines().filter_map(decoded).collect()
+    }
+
+    /// The kinds of machines that the nodes are, such as `amd64`; none if that may not be asked.
+    pub(super) fn machines(&self) -> Vec<String> {
+        let mut command = self.command();
+        command.args(["get", "nodes", "--output", "jsonpath={.items[*].status.nodeInfo.architecture}"]);
+        match process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT)) {
+            Ok(Captured { success: true, stdout, .. }) => {
+                stdout.split_whitespace().map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Whether the namespace is there; `None` if that may not be asked.

@@ -3,7 +3,10 @@
 //! Manifests hold Secrets: of those only names and keys are kept, never a value.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use crate::yaml::{self, Node};
@@ -35,9 +38,22 @@ pub struct RenderedObject {
     /// Whether its pods have a container without a readiness probe.
     #[serde(skip)]
     pub(super) unprobed: Vec<String>,
+    /// The values of a Secret, to be hidden.
+    #[serde(skip)]
+    pub(super) values: Values,
     /// Paths and values, for comparing.
     #[serde(skip)]
     fields: BTreeMap<String, String>,
+}
+
+/// Values that are not to be seen.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub(super) struct Values(pub(super) Vec<String>);
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Values(…)")
+    }
 }
 
 /// A Secret or ConfigMap, or a key in one, that a container needs to start.
@@ -112,6 +128,11 @@ fn object(node: &Node, with_fields: bool) -> Option<RenderedObject> {
         for list in ["data", "stringData", "binaryData"] {
             let entries = node.get(list).and_then(Node::as_mapping).unwrap_or_default();
             object.keys.extend(entries.iter().map(|(key, _)| key.text.clone()));
+            if object.kind == "Secret" {
+                let values = entries.iter().filter_map(|(_, value)| value.scalar_text());
+                // Wrong ones may be quoted as they stand.
+                object.values.0.extend(values.flat_map(|value| [decoded(&value), Some(value)]).flatten());
+            }
         }
     }
     if let Some(spec) = pod_spec(&object.kind, node) {
@@ -123,6 +144,11 @@ fn object(node: &Node, with_fields: bool) -> Option<RenderedObject> {
     }
     flatten(node, String::new(), hidden, &mut object.fields);
     Some(object)
+}
+
+/// The text that a value of `data` stands for.
+pub(super) fn decoded(value: &str) -> Option<String> {
+    String::from_utf8(BASE64.decode(value.trim()).ok()?).ok()
 }
 
 fn pod_spec<'a>(kind: &str, node: &'a Node) -> Option<&'a Node> {

@@ -1,5 +1,6 @@
 //! Where helm and kubectl run: on this host, or on one that is reached over SSH.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -48,6 +49,9 @@ if [ -z "$KUBECONFIG" ] && [ ! -e "$HOME/.kube/config" ] && [ -r /etc/rancher/k3
     KUBECONFIG=/etc/rancher/k3s/k3s.yaml
 fi
 echo "kubeconfig=$KUBECONFIG"
+# What deployments left whose connection did not come back.
+find "${TMPDIR:-/tmp}" -maxdepth 1 \( -name 'sower-kubeconfig-????????' -o -name 'sower-deploy-????????' \) \
+    -user "$(id -u)" -mmin +1440 -exec rm -rf {} + 2>/dev/null
 "#;
 
 impl Far {
@@ -119,6 +123,40 @@ impl Far {
             line.push_str(&quoted(&argument.to_string_lossy()));
         }
         line
+    }
+}
+
+/// A file of the far side that only this user can read, removed when this is dropped.
+pub(super) struct FarFile {
+    far: Arc<Far>,
+    path: PathBuf,
+}
+
+impl FarFile {
+    /// Makes it. The content goes through the program's stdin: nobody sees it among the arguments.
+    pub(super) fn write(far: &Arc<Far>, content: &str) -> Result<Self, Error> {
+        const MAKE: &str = "umask 077; file=$(mktemp \"${TMPDIR:-/tmp}/sower-kubeconfig-XXXXXXXX\") && cat >\"$file\" \
+                            && echo \"$file\"";
+        let made = far.connection()?.output(&format!("sh -c {}", quoted(MAKE)), content.as_bytes(), 4096)?;
+        let path = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if !made.exit.success() || !path.starts_with('/') {
+            return Err(Error::Argument(format!("{} has no room for a file in /tmp", far.host())));
+        }
+        Ok(Self { far: Arc::clone(far), path: path.into() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for FarFile {
+    fn drop(&mut self) {
+        if let Ok(connection) = self.far.connection() {
+            let path = quoted(&self.path.to_string_lossy());
+            // Nobody is left to hear of a failure.
+            let _ = connection.output(&format!("rm -f {path}"), &[], 1024);
+        }
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use super::diagnosis::{Cause, Kind};
 use super::helm::{Helm, Revision};
+use super::hidden::Hidden;
 use super::kubectl::{Keys, Kubectl};
 use super::manifest::{Need, RenderedObject};
 use super::objects::Object;
 use super::process::{self, Captured};
 use super::render::MANIFEST_LIMIT;
-use super::{Error, Request, manifest, registry};
+use super::{Error, Request, manifest, pull, registry};
 
 /// How long registries may take to answer, all together.
 const REGISTRY: Duration = Duration::from_secs(4);
@@ -28,6 +29,8 @@ pub(super) struct Before {
     pub(super) hooks: Vec<String>,
     /// Whether some hooks run before the rest is changed.
     pub(super) has_early_hooks: bool,
+    /// The values of the chart's Secrets.
+    pub(super) hidden: Hidden,
     /// Why the pods could not start.
     pub(super) problem: Option<Cause>,
     /// What could not be looked at.
@@ -46,7 +49,7 @@ pub(super) fn look(helm: &Helm, kubectl: &Kubectl, request: &Request) -> Before 
                     .is_some_and(|objects| !missing(objects, &Keys::new(), &request.namespace).is_empty());
             let keys = asks.then(|| scope.spawn(|| kubectl.keys()));
             let images = match &objects {
-                Some(objects) if request.checks => registry::look(objects, &request.registry, REGISTRY),
+                Some(objects) if request.checks => images(scope, objects, kubectl, request),
                 _ => registry::Looked::default(),
             };
             let keys = keys.and_then(|keys| keys.join().ok());
@@ -62,7 +65,7 @@ pub(super) fn look(helm: &Helm, kubectl: &Kubectl, request: &Request) -> Before 
             Some(Ok(keys)) => {
                 let missing = missing(&rendered, &keys, &request.namespace);
                 if !missing.is_empty() {
-                    problem = Some(explain(&missing, kubectl, request));
+                    problem = Some(explain(&missing, &keys, kubectl, request));
                 }
             }
             Some(Err(error)) if history.is_ok() => {
@@ -72,8 +75,11 @@ pub(super) fn look(helm: &Helm, kubectl: &Kubectl, request: &Request) -> Before 
         }
         let is_early =
             |hook: &String| matches!(hook.as_str(), "pre-install" | "pre-upgrade" | "pre-rollback");
+        let mut hidden = Hidden::default();
+        hidden.add(rendered.iter().flat_map(|object| object.values.0.iter().cloned()));
         Before {
             history,
+            hidden,
             objects,
             hooks: rendered
                 .iter()
@@ -85,6 +91,26 @@ pub(super) fn look(helm: &Helm, kubectl: &Kubectl, request: &Request) -> Before 
             notes,
         }
     })
+}
+
+/// Whether the images are there, for the cluster's machines, and whether its nodes will get at them.
+fn images<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    objects: &[RenderedObject],
+    kubectl: &'scope Kubectl,
+    request: &'scope Request,
+) -> registry::Looked {
+    if registry::images(objects).next().is_none() {
+        return registry::Looked::default();
+    }
+    let nodes = scope.spawn(|| kubectl.machines());
+    let names: Vec<String> = registry::images(objects).map(str::to_owned).collect();
+    let pull = scope.spawn(move || pull::look(names.iter().map(String::as_str), &request.access));
+    let mut looked = registry::look(objects, &request.registry, REGISTRY);
+    let nodes = nodes.join().unwrap_or_default();
+    looked.problem = looked.problem.or_else(|| registry::other_machine(&looked.machines, &nodes));
+    looked.notes.extend(pull.join().unwrap_or_default());
+    looked
 }
 
 /// The chart without a cluster. A chart that wants to see one does not render so; helm renders it again in any case,
@@ -119,7 +145,7 @@ fn missing(objects: &[RenderedObject], there: &Keys, namespace: &str) -> Vec<Nee
     missing
 }
 
-fn explain(missing: &[Need], kubectl: &Kubectl, request: &Request) -> Cause {
+fn explain(missing: &[Need], there: &Keys, kubectl: &Kubectl, request: &Request) -> Cause {
     let namespace = &request.namespace;
     if !request.create_namespace && kubectl.has_namespace(namespace) == Some(false) {
         return Cause::new(
@@ -140,12 +166,18 @@ fn explain(missing: &[Need], kubectl: &Kubectl, request: &Request) -> Cause {
     let commands: Vec<String> = names
         .iter()
         .map(|(kind, name)| {
-            let keys: Vec<String> = missing
-                .iter()
-                .filter(|need| need.kind == *kind && need.name == *name)
-                .map(|need| format!(" --from-literal={}=…", need.key.as_deref().unwrap_or("KEY")))
-                .collect();
-            let kind = if *kind == "Secret" { "secret generic" } else { "configmap" };
+            let keys = missing.iter().filter(|need| need.kind == *kind && need.name == *name);
+            let keys: Vec<&str> = keys.map(|need| need.key.as_deref().unwrap_or("KEY")).collect();
+            let secret = *kind == "Secret";
+            // What is there already is added to.
+            if there.contains_key(&((*kind).to_owned(), (*name).to_owned())) {
+                let (kind, field) = if secret { ("secret", "stringData") } else { ("configmap", "data") };
+                let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\": \"…\"")).collect();
+                let patch = format!("{{\"{field}\": {{{}}}}}", keys.join(", "));
+                return format!("kubectl --namespace {namespace} patch {kind} {name} --patch '{patch}'");
+            }
+            let keys: Vec<String> = keys.iter().map(|key| format!(" --from-literal={key}=…")).collect();
+            let kind = if secret { "secret generic" } else { "configmap" };
             format!("kubectl --namespace {namespace} create {kind} {name}{}", keys.concat())
         })
         .collect();
@@ -154,8 +186,7 @@ fn explain(missing: &[Need], kubectl: &Kubectl, request: &Request) -> Cause {
         ..Cause::new(
             Kind::Configuration,
             format!("what the pods need to start is not in namespace {namespace}: {}", words.join(", ")),
-            "create it (a key can be added with `kubectl edit` or `kubectl patch`); if something creates it during the \
-             deployment, use --no-checks",
+            "create it, as below; if something creates it during the deployment, use --no-checks",
         )
     }
 }

@@ -12,6 +12,9 @@ use super::{Error, Request};
 /// How often a lock that somebody else holds is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long helm waits unless it is told otherwise.
+const HELM_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// What became of a lock.
 pub(super) enum Lock {
     /// There is none (any more). The history, the newest revision first.
@@ -34,48 +37,109 @@ pub(super) fn good(revisions: &[Revision]) -> Option<&Revision> {
 }
 
 /// Frees a release that somebody left locked; waits for one that is held. `left` is what the last deployment from here
-/// noted and did not take back: it and its helm are gone, or the note could not have been read.
+/// noted and did not take back: it and its helm are gone, or the note could not have been read. `hooks` is how many Jobs
+/// the chart runs besides: helm waits for each of them as long as for the rest.
 pub(super) fn unlock(
     mut revisions: Vec<Revision>,
     left: Option<&Note>,
-    helm: &Helm,
-    kubectl: &Kubectl,
+    hooks: usize,
+    tools: (&Helm, &Kubectl),
     request: &Request,
     interrupted: &AtomicBool,
     say: &mut dyn FnMut(&str),
 ) -> Result<Lock, Error> {
+    let (helm, kubectl) = tools;
     let began = Instant::now();
-    let mut said = false;
+    let stale = request.stale_lock.unwrap_or_else(|| stale_after(request.timeout, hooks));
+    let mut said = String::new();
+    // A helm that was seen holding the pending revision, and how often it was not to be seen any more since.
+    let mut seen: Option<(u64, String, u32)> = None;
     while locks(&revisions) {
         let Some(newest) = revisions.first().cloned() else { break };
+        let words = format!("revision {} is {} since {}", newest.revision, newest.status, newest.updated);
+        let at_work = request.access.helm_at_work(&request.release, &request.namespace);
+        let age = age(&newest.updated, jiff::Timestamp::now());
         let ours = left.filter(|note| note.before.is_some_and(|before| newest.revision == before + 1));
-        let proof = match ours {
-            Some(note) => Some(format!(
+        match (&at_work, &mut seen) {
+            (Some(who), _) => seen = Some((newest.revision, who.clone(), 0)),
+            (None, Some((_, _, missed))) => *missed += 1,
+            (None, None) => {}
+        }
+        // The first time it may just have ended in order, after the history was asked for.
+        let gone = seen.as_ref().filter(|(revision, _, missed)| *revision == newest.revision && *missed > 1);
+        let proof = match (&at_work, ours) {
+            _ if request.break_lock => Some("--break-lock was given".to_owned()),
+            _ if gone.is_some() => gone.map(|(_, who, _)| format!("{who}, held it and is gone")),
+            (Some(_), _) => None,
+            (None, Some(note)) => Some(format!(
                 "the deployment of process {} on this host (since {}) made it and is gone, and so is its helm",
                 note.process, note.began
             )),
-            None => request.break_lock.then(|| "--break-lock was given".to_owned()),
+            (None, None) => age.filter(|age| *age >= stale).map(|age| {
+                let limit = match request.stale_lock {
+                    Some(_) => "more than --stale-lock allows",
+                    None => "longer than a helm with this --timeout could take",
+                };
+                format!(
+                    "that is {} ago, {limit}, and no helm on this host works on it: it is taken to be dead",
+                    rounded(age)
+                )
+            }),
         };
-        let words = format!("revision {} is {} since {}", newest.revision, newest.status, newest.updated);
         if let Some(proof) = proof {
             say(&format!("release {} is locked: {words}; {proof}", request.release));
             say(&free(&revisions, helm, kubectl, request)?);
             return Ok(Lock::Free(helm.history(request, request.history_max.max(10))?));
         }
-        if began.elapsed() >= request.timeout {
-            return Ok(Lock::Held(words));
+        // A lock is waited for until it is stale; a helm that is seen at work as long as a deployment may take.
+        let patience = if at_work.is_some() { request.timeout } else { request.timeout.max(stale) };
+        let who = match &at_work {
+            Some(who) => format!("{words}, by {who}"),
+            None => words,
+        };
+        if began.elapsed() >= patience {
+            return Ok(Lock::Held(who));
         }
-        if !said {
-            say(&format!("release {} is locked by somebody else: {words}; waiting for it", request.release));
-            said = true;
+        if said != who {
+            let until = match (&at_work, age) {
+                (None, Some(age)) => format!(
+                    "waiting for it; in {} it is taken for one that a dead helm left (--break-lock: at once)",
+                    rounded(stale.saturating_sub(age))
+                ),
+                _ => "waiting for it".to_owned(),
+            };
+            say(&format!("release {} is locked by somebody else: {who}; {until}", request.release));
+            said = who;
         }
         if interrupted.swap(false, Ordering::SeqCst) {
             return Ok(Lock::Interrupted);
         }
-        thread::sleep(LOOK_EVERY.min(request.timeout.saturating_sub(began.elapsed())));
+        thread::sleep(LOOK_EVERY.min(patience.saturating_sub(began.elapsed())));
         revisions = helm.history(request, request.history_max.max(10))?;
     }
     Ok(Lock::Free(revisions))
+}
+
+/// How long a helm with this time-out can hold a release: it waits for each hook and then for the rest. Others may be
+/// more patient, so it is never less than helm's own default.
+fn stale_after(timeout: Duration, hooks: usize) -> Duration {
+    let waits = u32::try_from(hooks).unwrap_or(u32::MAX).saturating_add(1);
+    timeout.saturating_mul(waits).max(HELM_TIMEOUT)
+}
+
+/// How long ago that was. Helm writes the time with the offset of whoever ran it; a clock that is ahead counts as none.
+fn age(updated: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let updated: jiff::Timestamp = updated.parse().ok()?;
+    Some(now.duration_since(updated).try_into().unwrap_or(Duration::ZERO))
+}
+
+fn rounded(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
 }
 
 /// Takes the lock off. What is said of it comes back.
@@ -148,6 +212,18 @@ mod tests {
             describe("app", &[revision(1, "failed")]),
             "release app is at revision 1 (failed); none of its revisions was ever good"
         );
+    }
+
+    #[test]
+    fn a_lock_is_stale_when_no_helm_could_still_hold_it() {
+        let seconds = Duration::from_secs;
+        assert_eq!(stale_after(seconds(20), 0), seconds(300));
+        assert_eq!(stale_after(seconds(300), 2), seconds(900));
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
+        // As helm 3 and helm 4 write it.
+        assert_eq!(age("2026-01-02T04:03:05.123456789+01:00", now), Some(Duration::new(59, 876_543_211)));
+        assert_eq!(age("2026-01-02T03:05:05Z", now), Some(Duration::ZERO));
+        assert_eq!(age("yesterday", now), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::evidence::{ContainerEvidence, Evidence, PodEvidence};
-use super::{Deployed, Error, Failed, Outcome, Rendered, Request};
+use super::{Cause, Deployed, Error, Failed, Outcome, Rendered, Request};
 
 impl Outcome {
     /// The outcome as one JSON object.
@@ -103,7 +103,7 @@ impl Outcome {
                 // A fence that nothing in a log can close.
                 text.push_str(&format!(
                     "<details><summary>Evidence</summary>\n\n``````\n{}\n``````\n</details>\n\n",
-                    evidence.replace("``````", "`` ````")
+                    evidence.trim_end().replace("``````", "`` ````")
                 ));
             }
             if !failed.changes.is_empty() {
@@ -113,6 +113,30 @@ impl Outcome {
             }
         }
         text
+    }
+}
+
+impl Error {
+    /// A deployment that could not be tried, as one JSON object like [`Outcome::json`].
+    #[must_use]
+    pub fn json(&self, release: &str, namespace: &str) -> Value {
+        json!({
+            "result": "not-tried",
+            "release": release,
+            "namespace": namespace,
+            "error": self.to_string(),
+        })
+    }
+
+    /// The same as a small table for the job's summary.
+    #[must_use]
+    pub fn markdown(&self, release: &str, namespace: &str) -> String {
+        table(&[
+            ("Release", code(release)),
+            ("Namespace", code(namespace)),
+            ("Result", "could not be tried".to_owned()),
+            ("Cause", cell(&self.to_string())),
+        ])
     }
 }
 
@@ -148,20 +172,36 @@ impl fmt::Display for Deployed {
     }
 }
 
+impl Failed {
+    /// What the cause was told from.
+    pub(super) fn findings(&self) -> String {
+        self.evidence.to_string()
+    }
+
+    /// Cause and remedy, for the end of the log.
+    #[must_use]
+    pub fn conclusion(&self, release: &str) -> String {
+        let Cause { sentence, remedy, paste, .. } = &self.cause;
+        let paste = paste.iter().flat_map(|paste| paste.lines()).map(|line| format!("\n  {line}"));
+        format!("release {release} was not deployed: {sentence}\nwhat to do: {remedy}{}", paste.collect::<String>())
+    }
+
+    /// What changed against the last good revision.
+    pub(super) fn changed(&self) -> String {
+        list("what changed against the last good revision:", self.changes.iter().map(String::as_str))
+    }
+}
+
+/// A title and lines below it; nothing without lines.
+fn list<'a>(title: &str, lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: String = lines.map(|line| format!("  {line}\n")).collect();
+    if lines.is_empty() { lines } else { format!("{title}\n{lines}") }
+}
+
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.evidence)?;
-        if !self.changes.is_empty() {
-            writeln!(f, "what changed against the last good revision:")?;
-            for line in &self.changes {
-                writeln!(f, "  {line}")?;
-            }
-        }
-        if let Some(paste) = &self.cause.paste {
-            writeln!(f, "to paste:")?;
-            for line in paste.lines() {
-                writeln!(f, "  {line}")?;
-            }
+        if !self.told {
+            f.write_str(&self.findings())?;
         }
         if let Some(undone) = &self.undone {
             writeln!(f, "{undone}")?;
@@ -204,20 +244,28 @@ impl fmt::Display for PodEvidence {
 impl fmt::Display for ContainerEvidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  container {}, image {}", self.name, self.image)?;
-        if !self.reason.is_empty() {
+        // Only that it ended: the exit code says more.
+        if !self.reason.is_empty() && (self.reason != "Error" || !self.message.is_empty()) {
             let colon = if self.message.is_empty() { "" } else { ": " };
             writeln!(f, "    {}{colon}{}", self.reason, self.message.trim_end().replace('\n', "\n    "))?;
         }
         if let Some(exit_code) = self.exit_code {
-            let why = if self.out_of_memory { " (OOMKilled)" } else { "" };
+            let why = match (&self.memory_limit, self.out_of_memory) {
+                (Some(limit), true) => format!(" (OOMKilled, its limit is {limit})"),
+                (None, true) => " (OOMKilled)".to_owned(),
+                (_, false) => String::new(),
+            };
             writeln!(f, "    last exit code {exit_code}{why}, restarts {}", self.restarts)?;
         }
         if let Some(why) = &self.log_error {
             writeln!(f, "    its log cannot be read: {why}")?;
         }
-        if !self.log.is_empty() {
-            writeln!(f, "    the last lines of its log:")?;
-            for line in &self.log {
+        let which = if self.log_now.is_empty() { "its log" } else { "the log of the run that ended" };
+        for (which, log) in [(which, &self.log), ("the log of the run after it", &self.log_now)] {
+            if !log.is_empty() {
+                writeln!(f, "    the last lines of {which}:")?;
+            }
+            for line in log {
                 writeln!(f, "    | {line}")?;
             }
         }

@@ -44,6 +44,9 @@ pub struct Request {
     pub checks: bool,
     /// Free a release that somebody else locks, whoever it is.
     pub break_lock: bool,
+    /// How old a lock of somebody else must be to be taken for one that a dead helm left. `None`: as long as a helm with
+    /// this time-out could hold it.
+    pub stale_lock: Option<Duration>,
     /// What is asked of the application when all is ready.
     pub smoke: Option<Smoke>,
     /// How registries are asked for tags.

@@ -13,6 +13,8 @@ pub struct Rollout {
     pub workloads: Vec<Workload>,
     /// Whether pods of the release are on their way out, and their room will be free.
     pub(super) leaving: bool,
+    /// What keeps workloads and pods from moving, by uid, as their events tell it.
+    pub(super) obstacles: BTreeMap<String, String>,
 }
 
 /// A Deployment, StatefulSet or DaemonSet.
@@ -78,7 +80,7 @@ impl Rollout {
             object.kind == "Pod" && object.metadata.deletion_timestamp.is_some() && owned(object)
         });
         workloads.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
-        Self { workloads, leaving }
+        Self { workloads, leaving, obstacles: BTreeMap::new() }
     }
 
     /// The workloads that run on, without Jobs.
@@ -241,7 +243,7 @@ fn state(pod: &Object) -> String {
     if let Some(condition) = pod.condition("PodScheduled")
         && condition.status == "False"
     {
-        return format!("no node for it: {}", condition.message);
+        return format!("no node for it: {}", scheduling(&condition.message));
     }
     if pod.status.container_statuses.is_empty() {
         let reason = pod.status.reason.as_deref().unwrap_or(&pod.status.phase);
@@ -272,6 +274,13 @@ fn state(pod: &Object) -> String {
         count => text.push_str(&format!(", {count} restarts")),
     }
     text
+}
+
+/// What the scheduler says, without what it thinks about making room: that comes in the same words every time.
+pub(super) fn scheduling(message: &str) -> &str {
+    let ends = ["no new claims to deallocate", "preemption: "].iter().filter_map(|words| message.find(words));
+    let end = ends.min().unwrap_or(message.len());
+    message[..end].trim_end_matches([' ', ',', '.'])
 }
 
 fn container_state(status: &ContainerStatus) -> String {
@@ -426,10 +435,10 @@ mod tests {
         pending["status"] = json!({
             "phase": "Pending",
             "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-                            "message": "0/1 nodes are available: 1 Insufficient cpu."}],
+                            "message": "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."}],
         });
         let rollout = rollout(&[deployment("1"), replica_set("1"), pending]);
         let states: Vec<_> = rollout.pods().map(|pod| pod.state.as_str()).collect();
-        assert_eq!(states, ["no node for it: 0/1 nodes are available: 1 Insufficient cpu."]);
+        assert_eq!(states, ["no node for it: 0/1 nodes are available: 1 Insufficient cpu"]);
     }
 }

@@ -68,8 +68,7 @@ impl Smoke {
         stop: &dyn Fn() -> bool,
     ) -> Result<Result<Answered, Wrong>, Error> {
         let url = self.check()?;
-        let tunnel = self.tunnel(&url, access)?;
-        let (address, host) = self.addressed(&url, tunnel.as_ref());
+        let tunnel = self.tunnel(access)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -78,7 +77,8 @@ impl Smoke {
             no_proxy: false,
             insecure: self.insecure,
             timeout: Some(TRY),
-            follow_redirects: self.host.is_none() && tunnel.is_none(),
+            socks: tunnel.as_ref().map(Tunnel::address),
+            follow_redirects: self.host.is_none(),
             ..http::Options::default()
         })
         .map_err(|error| Error::Argument(format!("--check-url: {error}")))?;
@@ -86,7 +86,7 @@ impl Smoke {
         let mut tries = 0;
         loop {
             tries += 1;
-            let answer = runtime.block_on(self.once(&client, &address, host.as_deref()));
+            let answer = runtime.block_on(self.once(&client, &url));
             match answer {
                 Ok(status) => return Ok(Ok(Answered { url: self.url.clone(), status, tries })),
                 Err(wrong) if began.elapsed() + PAUSE > self.deadline || stop() => {
@@ -99,36 +99,19 @@ impl Smoke {
         }
     }
 
-    fn tunnel(&self, url: &Url, access: &Access) -> Result<Option<Tunnel>, Error> {
+    fn tunnel(&self, access: &Access) -> Result<Option<Tunnel>, Error> {
         if !self.tunnel {
             return Ok(None);
         }
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let port = url.port_or_known_default().unwrap_or(80);
-        match access.tunnel_to(host, port)? {
+        match access.proxy()? {
             Some(tunnel) => Ok(Some(tunnel)),
             None => Err(Error::Argument("--check-tunnel needs --ssh".to_owned())),
         }
     }
 
-    /// Where the request goes, and the Host header that goes with it.
-    fn addressed(&self, url: &Url, tunnel: Option<&Tunnel>) -> (Url, Option<String>) {
-        let Some(tunnel) = tunnel else { return (url.clone(), self.host.clone()) };
-        let mut address = url.clone();
-        // A loopback address and a port fit into every http URL.
-        let _ = address.set_ip_host(tunnel.address().ip());
-        let _ = address.set_port(Some(tunnel.address().port()));
-        let original = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (Some(host), None) => host.to_owned(),
-            (None, _) => String::new(),
-        };
-        (address, Some(self.host.clone().unwrap_or(original)))
-    }
-
-    async fn once(&self, client: &reqwest::Client, url: &Url, host: Option<&str>) -> Result<u16, Wrong> {
+    async fn once(&self, client: &reqwest::Client, url: &Url) -> Result<u16, Wrong> {
         let mut request = client.get(url.clone());
-        if let Some(host) = host {
+        if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
         let mut answer =

@@ -1,5 +1,6 @@
 //! One deployment from beginning to end: looked at before, run, watched, explained, taken back.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::claim::{Claim, Refused};
 use super::diagnosis::{Cause, Kind, diagnose, diagnose_helm};
-use super::evidence::Evidence;
+use super::evidence::{COMBINED, Evidence};
 use super::helm::{Helm, Revision};
+use super::hidden::Hidden;
 use super::kubectl::Kubectl;
 use super::objects::Event;
 use super::place::Place;
@@ -20,13 +22,14 @@ use super::remote::{Detached, Sent};
 use super::request::SETTLE;
 use super::rollout::{Changes, Rollout};
 use super::smoke::{Answered, Wrong};
+use super::stuck::Stuck;
 use super::verdict::Watchful;
-use super::{Error, Request, manifest, registry};
+use super::{Error, Request, in_use, manifest, registry};
 
 /// How long to wait between two looks at the pods, at first. A kubectl costs a tenth of a second of CPU time.
 const LOOK_SOON: Duration = Duration::from_secs(1);
 /// How long to wait between two looks at the pods of a rollout that takes its time.
-const LOOK_LATER: Duration = Duration::from_secs(2);
+const LOOK_LATER: Duration = Duration::from_millis(1500);
 /// How often a signal is looked for.
 const SIGNAL_EVERY: Duration = Duration::from_millis(50);
 /// How many of helm's last lines are kept.
@@ -80,6 +83,8 @@ pub struct Failed {
     pub state: String,
     /// How long it took until it was known.
     pub took: Duration,
+    /// Whether cause and evidence were said already, before anything was done about it.
+    pub(super) told: bool,
 }
 
 enum News {
@@ -130,6 +135,8 @@ struct Deployment<'a> {
     interrupted: &'a AtomicBool,
     sent: Option<Sent>,
     hooks: Vec<String>,
+    /// The values of the chart's Secrets.
+    hidden: Hidden,
     began: Instant,
 }
 
@@ -159,7 +166,8 @@ pub fn deploy(
     };
     let began = Instant::now();
     let request: &Request = request;
-    let mut deployment = Deployment { request, helm, kubectl, interrupted, sent, hooks: Vec::new(), began };
+    let (hooks, hidden) = (Vec::new(), Hidden::default());
+    let mut deployment = Deployment { request, helm, kubectl, interrupted, sent, hooks, hidden, began };
     let mut claim = match Claim::take(request, request.timeout, interrupted, say) {
         Ok(claim) => claim,
         Err(Refused::Held(who)) => return Ok(deployment.refused(held(&who, request))),
@@ -179,9 +187,10 @@ fn held(who: &str, request: &Request) -> Cause {
 
 impl Deployment<'_> {
     fn run(&mut self, claim: &mut Claim, say: &mut dyn FnMut(&str)) -> Result<Outcome, Error> {
-        let Before { history, objects, hooks, has_early_hooks, problem, notes } =
+        let Before { history, objects, hooks, has_early_hooks, hidden, problem, notes } =
             precheck::look(self.helm, &self.kubectl, self.request);
         self.hooks = hooks;
+        self.hidden = hidden;
         let history = match history {
             Ok(history) => history,
             // What an earlier one left is still to be put in order.
@@ -192,8 +201,8 @@ impl Deployment<'_> {
         let unlocked = release::unlock(
             history,
             left.as_ref(),
-            self.helm,
-            &self.kubectl,
+            self.hooks.len(),
+            (self.helm, &self.kubectl),
             self.request,
             self.interrupted,
             say,
@@ -268,9 +277,11 @@ impl Deployment<'_> {
                 told = None;
             }
             match news.recv_timeout(SIGNAL_EVERY) {
-                Ok(News::Helm(line)) => {
-                    if is_news(&line) {
-                        say(&format!("helm: {line}"));
+                Ok(News::Helm(mut line)) => {
+                    self.hidden.hide(&mut line);
+                    // What it says when it is told to stop is no news.
+                    if is_news(&line) && hopeless.is_none() {
+                        say(&format!("helm: {}", plain(&line)));
                     }
                     if words.len() == HELM_LINES {
                         words.pop_front();
@@ -278,7 +289,10 @@ impl Deployment<'_> {
                     words.push_back(line);
                 }
                 Ok(News::Look(look)) => {
-                    changes.since_last(&look).iter().for_each(|line| say(line));
+                    for mut line in changes.since_last(&look) {
+                        self.hidden.hide(&mut line);
+                        say(&line);
+                    }
                     rollout = look;
                     if let Some(why) = watchful.hopeless(&rollout)
                         && hopeless.is_none()
@@ -286,8 +300,7 @@ impl Deployment<'_> {
                     {
                         say(&format!("this does not heal by itself: {why}"));
                         // Before anything ends, because ending is the first step of undoing.
-                        let evidence =
-                            Evidence::collect(&self.kubectl, self.request, &self.hooks, String::new());
+                        let evidence = self.evidence(String::new());
                         hopeless = Some((why, evidence));
                         run.signal(false);
                         told = Some(Instant::now());
@@ -298,7 +311,8 @@ impl Deployment<'_> {
                     }
                 }
                 Ok(News::Event(event)) => {
-                    if let Some(line) = told_of(&event, &rollout) {
+                    if let Some(mut line) = told_of(&event, &rollout) {
+                        self.hidden.hide(&mut line);
                         say(&line);
                     }
                 }
@@ -307,8 +321,11 @@ impl Deployment<'_> {
             }
             if let Some(success) = run.ended()? {
                 // What is still in the pipe; a grandchild may keep it open for ever.
-                while let Ok(News::Helm(line)) = news.recv_timeout(SIGNAL_EVERY) {
-                    say(&format!("helm: {line}"));
+                while let Ok(News::Helm(mut line)) = news.recv_timeout(SIGNAL_EVERY) {
+                    self.hidden.hide(&mut line);
+                    if is_news(&line) && hopeless.is_none() {
+                        say(&format!("helm: {line}"));
+                    }
                     words.push_back(line);
                 }
                 break success;
@@ -327,15 +344,17 @@ impl Deployment<'_> {
         let release = self.request.release.clone();
         thread::spawn(move || {
             let began = Instant::now();
+            let mut stuck = Stuck::default();
             loop {
                 let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
                 // An API server that does not answer is helm's to complain about.
-                if let Ok(objects) = kubectl.workloads()
-                    && news.send(News::Look(Rollout::of(&release, &objects, &hooks))).is_err()
-                {
+                let Ok(objects) = kubectl.workloads() else { continue };
+                let mut rollout = Rollout::of(&release, &objects, &hooks);
+                stuck.look(&mut rollout, &kubectl);
+                if news.send(News::Look(rollout)).is_err() {
                     return;
                 }
             }
@@ -360,7 +379,8 @@ impl Deployment<'_> {
             return Ok((Outcome::Cancelled { state }, locked));
         }
         let (cause, evidence) = match hopeless {
-            Some((why, mut evidence)) => {
+            Some((mut why, mut evidence)) => {
+                self.hidden.hide(&mut why);
                 evidence.helm = words;
                 let mut cause = self.diagnosed(&evidence);
                 if cause.kind == Kind::Unknown {
@@ -370,9 +390,9 @@ impl Deployment<'_> {
             }
             // Where helm got nowhere, the pods are those of an older revision and prove nothing.
             None => match diagnose_helm(&words) {
-                Some(cause) => (cause, Evidence { helm: words, ..Evidence::default() }),
+                Some(cause) => (self.expired(cause), Evidence { helm: words, ..Evidence::default() }),
                 None => {
-                    let evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, words);
+                    let evidence = self.evidence(words);
                     (self.diagnosed(&evidence), evidence)
                 }
             },
@@ -403,7 +423,17 @@ impl Deployment<'_> {
         say: &mut dyn FnMut(&str),
     ) -> Result<(Outcome, bool), Error> {
         let revision = before.first().map_or(0, |newest| newest.revision) + 1;
-        let mut rollout = self.look()?;
+        let mut rollout = match self.look_again() {
+            Ok(rollout) => rollout,
+            Err(error) => {
+                let cause = Cause::new(
+                    Kind::Connection,
+                    format!("revision {revision} is deployed, but its pods could not be looked at: {error}"),
+                    "see that the cluster can be reached; nothing was taken back",
+                );
+                return Ok((Outcome::Failed(Box::new(self.unproven(revision, cause))), false));
+            }
+        };
         let unprobed = rollout.unprobed();
         for who in &unprobed {
             say(&format!("{who} has no readiness probe: that it is ready only says that it has begun"));
@@ -439,7 +469,8 @@ impl Deployment<'_> {
             (Some(_), _) | (None, None) => {}
             (None, Some(smoke)) => {
                 let stop = || self.interrupted.load(Ordering::SeqCst);
-                match smoke.ask(&self.request.access, &stop)? {
+                let asked = smoke.ask(&self.request.access, &stop);
+                match asked.unwrap_or_else(|error| Err(Wrong(error.to_string()))) {
                     Ok(answer) => {
                         say(&format!("{} answers with status {}", answer.url, answer.status));
                         answered = Some(answer);
@@ -464,13 +495,15 @@ impl Deployment<'_> {
             }
         }
         let Some(why) = failure else {
+            in_use::note(self.request, &rollout);
             let deployed = Deployed { revision, rollout, took, settled: settle, answered };
             return Ok((Outcome::Deployed(Box::new(deployed)), false));
         };
         say(&format!("helm was content, but {why}"));
-        let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, String::new());
+        let mut evidence = self.evidence(String::new());
         if evidence.pods.is_empty() {
             evidence.add_logs(&self.kubectl, &rollout);
+            evidence.hide(&self.all_hidden());
         }
         let cause = cause.unwrap_or_else(|| {
             let mut cause = self.diagnosed(&evidence);
@@ -485,6 +518,31 @@ impl Deployment<'_> {
 
     fn look(&self) -> Result<Rollout, Error> {
         Ok(Rollout::of(&self.request.release, &self.kubectl.workloads()?, &self.hooks))
+    }
+
+    /// The same; a connection that was just lost is made anew for the next question.
+    fn look_again(&self) -> Result<Rollout, Error> {
+        let mut tries = 3;
+        loop {
+            match self.look() {
+                Err(_) if tries > 1 => thread::sleep(LOOK_SOON),
+                answer => return answer,
+            }
+            tries -= 1;
+        }
+    }
+
+    /// helm was content, and that is all that is known.
+    fn unproven(&self, revision: u64, cause: Cause) -> Failed {
+        Failed {
+            cause,
+            evidence: Evidence::default(),
+            changes: Vec::new(),
+            undone: None,
+            state: format!("release {} is at revision {revision} (deployed)", self.request.release),
+            took: self.began.elapsed(),
+            told: false,
+        }
     }
 
     /// Watches pods that are ready: whether they stay, and are not started again.
@@ -530,6 +588,23 @@ impl Deployment<'_> {
         Ok(why.map_or(Settled::Well(last), Settled::Ill))
     }
 
+    /// All that can still be learned, without the values of Secrets.
+    fn evidence(&self, helm: String) -> Evidence {
+        thread::scope(|scope| {
+            let hidden = scope.spawn(|| self.all_hidden());
+            let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, helm);
+            evidence.hide(&hidden.join().unwrap_or_else(|_| self.hidden.clone()));
+            evidence
+        })
+    }
+
+    /// The values of the chart's Secrets and of those of the namespace.
+    fn all_hidden(&self) -> Hidden {
+        let mut hidden = self.hidden.clone();
+        hidden.add(self.kubectl.secret_values());
+        hidden
+    }
+
     fn diagnosed(&self, evidence: &Evidence) -> Cause {
         let cause = diagnose(evidence);
         // containerd tries a mirror, and then tells only what the default host said. The registry itself knows.
@@ -570,16 +645,23 @@ impl Deployment<'_> {
                 "the state of release {} is not known; if this left it locked, the next deployment from here frees it",
                 self.request.release
             );
-            return (Failed { cause, evidence, changes: Vec::new(), undone: None, state, took }, true);
+            let (changes, undone, told) = (Vec::new(), None, false);
+            return (Failed { cause, evidence, changes, undone, state, took, told }, true);
         }
+        let (state, changes) = (String::new(), Vec::new());
+        let mut failed = Failed { cause, evidence, changes, undone: None, state, took, told: true };
+        // Going back may take its time; why it is gone back is known now.
+        say(&format!("failed after {:.1} s: {}", took.as_secs_f64(), failed.cause.sentence));
+        say(&format!("what to do: {}", failed.cause.remedy));
+        failed.findings().lines().for_each(&mut *say);
         let (history, mut undone) = self.freed(say);
         let newest_before = before.first().map_or(0, |newest| newest.revision);
         let bad = history.iter().find(|revision| revision.revision == newest_before + 1);
         let good = release::good(before);
-        let changes = match (bad, good) {
-            (Some(bad), Some(good)) => self.changes(good.revision, bad.revision),
-            _ => Vec::new(),
-        };
+        if let (Some(bad), Some(good)) = (bad, good) {
+            failed.changes = self.changes(good.revision, bad.revision);
+            failed.changed().lines().for_each(&mut *say);
+        }
         if bad.is_some() && undone.is_none() && self.request.rollback {
             undone = Some(match good {
                 Some(good) => self.roll_back(good.revision, say),
@@ -591,7 +673,8 @@ impl Deployment<'_> {
             });
         }
         let (state, locked) = self.state();
-        (Failed { cause, evidence, changes, undone, state, took }, locked)
+        (failed.undone, failed.state) = (undone, state);
+        (failed, locked)
     }
 
     /// What changed between two revisions.
@@ -600,7 +683,11 @@ impl Deployment<'_> {
             let old = scope.spawn(|| self.helm.manifest(self.request, good));
             let new = self.helm.manifest(self.request, bad);
             match (old.join(), new) {
-                (Ok(Ok(old)), Ok(new)) => manifest::differences(&old, &new),
+                (Ok(Ok(old)), Ok(new)) => {
+                    let mut lines = manifest::differences(&old, &new);
+                    lines.iter_mut().for_each(|line| self.hidden.hide(line));
+                    lines
+                }
                 _ => Vec::new(),
             }
         })
@@ -669,11 +756,27 @@ impl Deployment<'_> {
             undone: None,
             state: "nothing was changed".to_owned(),
             took: self.began.elapsed(),
+            told: false,
         }))
     }
 
     fn cancelled(&self, state: &str) -> Outcome {
         Outcome::Cancelled { state: state.to_owned() }
+    }
+
+    /// A cluster that does not know the user says no more; the kubeconfig may.
+    fn expired(&self, cause: Cause) -> Cause {
+        let end = match cause.kind {
+            Kind::Credentials | Kind::Certificate => self.request.access.expired(),
+            _ => None,
+        };
+        let Some(end) = end else { return cause };
+        Cause::new(
+            Kind::Certificate,
+            format!("the certificate of the kubeconfig's user has expired on {end}: the cluster does not know it any more"),
+            "renew it (k3s renews its own when it is restarted, then /etc/rancher/k3s/k3s.yaml is to be fetched again; \
+             kubeadm: `kubeadm certs renew admin.conf`)",
+        )
     }
 
     /// The first question already got no answer.
@@ -685,6 +788,7 @@ impl Deployment<'_> {
         let cause = diagnose_helm(&said).unwrap_or_else(|| {
             Cause::new(Kind::Unknown, said.trim_start_matches("Error: ").to_owned(), "see what helm says")
         });
+        let cause = self.expired(cause);
         let cause = match self.request.access.trouble() {
             Some(trouble) => Cause::new(
                 Kind::Connection,
@@ -704,9 +808,18 @@ enum Settled {
     Interrupted,
 }
 
-/// helm 4 logs each step; what is of use to people are its warnings and its last word.
+/// helm 4 logs each step; what is of use to people are its warnings and its last word, which it says twice.
 fn is_news(line: &str) -> bool {
-    !line.is_empty() && !line.contains("level=DEBUG") && !line.contains("level=INFO")
+    let idle = ["level=DEBUG", "level=INFO", "msg=\"upgrade failed\"", "msg=\"install failed\""];
+    !line.is_empty() && !idle.iter().any(|words| line.contains(words))
+}
+
+/// A warning of the API server without what a logger puts around it: `I1127 22:47:26.690802 29097 warnings.go:107] "…"`.
+fn plain(line: &str) -> Cow<'_, str> {
+    match line.split_once("] \"Warning: ").and_then(|(_, rest)| rest.strip_suffix('"')) {
+        Some(words) => Cow::Owned(format!("Warning: {}", words.replace("\\\"", "\""))),
+        None => Cow::Borrowed(line),
+    }
 }
 
 /// An event as one line, if it is about the release and says more than the states do.
@@ -717,7 +830,7 @@ fn told_of(event: &Event, rollout: &Rollout) -> Option<String> {
     // BackOff and Failed only repeat what the pod's state says.
     let repeats = matches!(event.reason.as_str(), "BackOff" | "Failed" | "FailedScheduling");
     // Each repetition counts up; the first one is news.
-    let first = event.count.is_none_or(|count| count == 1);
+    let first = event.count.is_none_or(|count| count == 1) && !event.message.starts_with(COMBINED);
     (of_use && !repeats && first && rollout.has(&about.kind, &about.name)).then(|| {
         let message = event.message.trim().replace('\n', " ");
         format!("{}/{}: {}: {message}", about.kind.to_lowercase(), about.name, event.reason)

@@ -12,8 +12,10 @@ use super::rollout::{ReleasePod, Rollout};
 
 /// How long something that could pass must stay.
 const FOR_A_WHILE: Duration = Duration::from_secs(3);
+/// How long something that was asked about because it did not move must stay besides.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// How long something that a scheduler or an operator may yet solve must stay.
-const FOR_LONGER: Duration = Duration::from_secs(4);
+const FOR_LONGER: Duration = Duration::from_millis(3500);
 /// How long pods that were there before must stay as bad as they were: until then helm may not have come to them.
 const OLD_PODS: Duration = Duration::from_secs(10);
 
@@ -86,6 +88,18 @@ impl Watchful {
                 if let Some((what, patience)) = self.of_pod(pod, leaving, is_hook) {
                     let words = format!("pod/{}: {}", pod.name, pod.state);
                     wrong.push(Wrong { key: format!("{uid} {what}"), words, patience, old });
+                }
+            }
+            for (uid, name) in std::iter::once((&workload.object.metadata.uid, title.clone())).chain(
+                workload.pods.iter().map(|pod| (&pod.object.metadata.uid, format!("pod/{}", pod.name))),
+            ) {
+                if let Some(why) = rollout.obstacles.get(uid) {
+                    wrong.push(Wrong {
+                        key: format!("{uid} obstacle"),
+                        words: format!("{name}: {why}"),
+                        patience: A_MOMENT,
+                        old: self.before.contains(uid),
+                    });
                 }
             }
             for condition in &workload.object.status.conditions {

@@ -21,6 +21,8 @@ pub struct Options {
     pub ca: Vec<reqwest::Certificate>,
     /// Ask directly, whatever proxy the environment names.
     pub no_proxy: bool,
+    /// Ask through this SOCKS proxy of this host, which resolves names as well.
+    pub socks: Option<std::net::SocketAddr>,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             follow_redirects: false,
             ca: Vec::new(),
             no_proxy: false,
+            socks: None,
         }
     }
 }
@@ -82,6 +85,12 @@ fn builder(options: &Options) -> reqwest::ClientBuilder {
     }
     if options.no_proxy {
         builder = builder.no_proxy();
+    }
+    if let Some(address) = options.socks
+        && let Ok(proxy) = reqwest::Proxy::all(format!("socks5h://{address}"))
+    {
+        // Nobody else's proxy besides.
+        builder = builder.no_proxy().proxy(proxy);
     }
     if options.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);

@@ -160,13 +160,21 @@ impl Connection {
     /// # Errors
     /// If no port can be had.
     pub fn tunnel(&self, host: &str, port: u16) -> Result<Tunnel, Error> {
-        self.runtime.block_on(Tunnel::open(
-            Arc::clone(&self.session),
-            self.target.clone(),
-            self.options.clone(),
-            host.to_owned(),
-            port,
-        ))
+        self.tunnel_to(Some((host.to_owned(), port)))
+    }
+
+    /// Listens on a free port of 127.0.0.1 as a SOCKS 5 proxy, whose connections come out at the far side. Names are
+    /// resolved there. Ends with this connection.
+    ///
+    /// # Errors
+    /// If no port can be had.
+    pub fn proxy(&self) -> Result<Tunnel, Error> {
+        self.tunnel_to(None)
+    }
+
+    fn tunnel_to(&self, place: Option<(String, u16)>) -> Result<Tunnel, Error> {
+        let (target, options) = (self.target.clone(), self.options.clone());
+        self.runtime.block_on(Tunnel::open(Arc::clone(&self.session), target, options, place))
     }
 
     /// Opens the file transfer of the host.

@@ -12,6 +12,7 @@
 //! | `session` | one connection (async): programs, channels |
 //! | `sftp` | files on the far side, with many requests on their way at once |
 //! | `tunnel` | a port on loopback whose connections come out at the far side |
+//! | `socks` | what a client of a tunnel without a fixed end says |
 //! | `connection` | the same for threads that block |
 
 mod config;
@@ -21,6 +22,7 @@ mod identity;
 mod known_hosts;
 mod session;
 mod sftp;
+mod socks;
 mod target;
 mod tunnel;
 

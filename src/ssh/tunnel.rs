@@ -1,5 +1,5 @@
-//! A port on loopback whose connections come out at the far side. A connection to the host that was lost is made anew
-//! when somebody next comes in.
+//! A port on loopback whose connections come out at the far side: at one place, or, as a SOCKS proxy, where each of them
+//! wants to. A connection to the host that was lost is made anew when somebody next comes in.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{Error, Options, Session, Target};
+use super::{Error, Options, Session, Target, socks};
 
 /// A listening port. Closed when this is dropped; connections that came through it end then, too.
 pub struct Tunnel {
@@ -22,22 +22,21 @@ pub struct Tunnel {
 struct State {
     target: Target,
     options: Options,
-    host: String,
-    port: u16,
+    /// Where connections go; `None`: where each says.
+    place: Option<(String, u16)>,
     session: Mutex<Arc<Session>>,
     rebuilt: AtomicU32,
     trouble: StdMutex<Option<String>>,
 }
 
 impl Tunnel {
-    /// Listens on a free port of 127.0.0.1. What comes in goes to `host`:`port` as seen from the far side of `session`.
-    /// `target` and `options` are for the case that the session is lost.
+    /// Listens on a free port of 127.0.0.1. What comes in goes to `place` as seen from the far side of `session`; without
+    /// one each connection says where to, by SOCKS. `target` and `options` are for the case that the session is lost.
     pub(super) async fn open(
         session: Arc<Session>,
         target: Target,
         options: Options,
-        host: String,
-        port: u16,
+        place: Option<(String, u16)>,
     ) -> Result<Self, Error> {
         let local = |source| Error::Local { what: "a port on 127.0.0.1", source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(local)?;
@@ -45,8 +44,7 @@ impl Tunnel {
         let state = Arc::new(State {
             target,
             options,
-            host,
-            port,
+            place,
             session: Mutex::new(session),
             rebuilt: AtomicU32::new(0),
             trouble: StdMutex::new(None),
@@ -106,7 +104,15 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 async fn carry(stream: &mut TcpStream, state: &State) -> Result<(), Error> {
     let _ = stream.set_nodelay(true);
     let session = state.session().await?;
-    let mut channel = session.direct(&state.host, state.port).await?.into_stream();
+    let mut channel = match &state.place {
+        Some((host, port)) => session.direct(host, *port).await?.into_stream(),
+        None => {
+            let Some((host, port)) = socks::wanted(stream).await else { return Ok(()) };
+            let opened = session.direct(&host, port).await;
+            let _ = socks::answer(stream, opened.is_ok()).await;
+            opened?.into_stream()
+        }
+    };
     // Either side may end it at any time; that is how connections end.
     let _ = copy_bidirectional(stream, &mut channel).await;
     match session.end() {

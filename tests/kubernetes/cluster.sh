@@ -78,6 +78,7 @@ usage() {
     cat <<END
 Usage: $0 VERB
 
+  able       whether the cluster can be built and run here; if not, why, and exit code 1
   build      build the Kubernetes programs from Go modules (minutes the first time, then nothing)
   up         start the cluster and wait until its node is ready
   down       stop it and leave nothing behind; the logs stay in $LOGS
@@ -133,6 +134,29 @@ check_go() {
     have=${have#go}
     [[ $(printf '%s\n' "$MINIMUM_GO" "$have" | sort -V | head -n 1) == "$MINIMUM_GO" ]] ||
         wrong "go $have is too old: Kubernetes is built with Go $MINIMUM_GO or newer (https://go.dev/dl)"
+}
+
+# Says what is in the way, before anything is installed or built. Each is tried rather than guessed.
+able() {
+    local probe=sowerable$((RANDOM % 1000)) group
+    (check_root) && (check_path) || return 1
+    built || (check_go) || return 1
+    unshare --mount --propagation private --pid --fork --mount-proc true 2>/dev/null ||
+        wrong "this machine does not let root make namespaces: the node runs in one"
+    for group in /sys/fs/cgroup/memory /sys/fs/cgroup; do
+        [[ ! -d $group ]] || break
+    done
+    mkdir "$group/$probe" 2>/dev/null ||
+        wrong "no control group can be made in $group: containers need theirs"
+    rmdir "$group/$probe"
+    if has ip; then
+        ip link add "${probe:0:14}" type bridge 2>/dev/null || wrong "no bridge can be made: pods need a network"
+        ip link delete "${probe:0:14}"
+    fi
+    # What the proxy does not hand out today is not this project's fault.
+    built || (cd "$SOURCE" && GOFLAGS=-mod=readonly GOTOOLCHAIN=local go mod download >/dev/null 2>&1) ||
+        (sleep 5; cd "$SOURCE" && GOFLAGS=-mod=readonly GOTOOLCHAIN=local go mod download >/dev/null 2>&1) ||
+        wrong "the Go modules of Kubernetes cannot be fetched (go mod download, in tests/kubernetes)"
 }
 
 # -s -w: no symbols, a quarter less to write.
@@ -684,6 +708,7 @@ main() {
     (($# == 0)) || shift
     export PATH=$PATH:/usr/sbin:/sbin
     case $verb in
+    able) able ;;
     build) build ;;
     up) up ;;
     down) down ;;

@@ -46,6 +46,7 @@ impl Connection {
             token_url: self.token_url.clone(),
             ca: self.ca.clone(),
             also_read: Vec::new(),
+            socks: None,
         }
     }
 

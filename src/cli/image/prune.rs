@@ -6,10 +6,12 @@ use super::connection::Connection;
 use super::display::Display;
 use super::{Output, append, print, print_json};
 use crate::cli::{Failure, Outcome};
+use crate::deploy;
 use crate::image::{Destination, prune};
 
 /// Delete old tags; the newest, `latest`, what patterns name and what releases run stay.
 ///
+/// What `sower deploy helm` has deployed from this host is known to run, and so is what a rollback would go back to.
 /// On a Gitea tags are deleted one by one. On another registry a manifest is deleted by its digest, and only when
 /// all its tags may go. Nothing is deleted when the list of tags could not be read to its end.
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,7 @@ pub(super) async fn run(args: &Args) -> Outcome {
         )));
     }
     let mut rules = prune::Rules::new(args.keep as usize, &args.protect)?;
+    rules.protect_images(deploy::images_in_use(), &destination.repository);
     for release in &args.protect_release {
         rules.protect_images(prune::release::images(release)?, &destination.repository);
     }

@@ -41,6 +41,8 @@ pub struct Options {
     pub ca: Option<PathBuf>,
     /// Other repositories of this registry from which blobs may be mounted: the token should hold for them, too.
     pub also_read: Vec<String>,
+    /// Ask through this SOCKS proxy of this host: a tunnel to where the registry is seen from.
+    pub socks: Option<std::net::SocketAddr>,
 }
 
 /// What is to be done there; asked for with the token.
@@ -184,6 +186,7 @@ impl Registry {
         Ok(Self {
             http: http::client(&http::Options {
                 no_proxy: false,
+                socks: options.socks,
                 insecure: options.insecure,
                 timeout: None,
                 follow_redirects: false,

@@ -100,7 +100,7 @@ impl Http {
             host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
         });
         let options =
-            http::Options { insecure, timeout: None, follow_redirects: true, no_proxy, ca: Vec::new() };
+            http::Options { insecure, timeout: None, follow_redirects: true, no_proxy, ca: Vec::new(), socks: None };
         let client = http::client(&options).map_err(|error| format!("no HTTP client: {error}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
