@@ -128,7 +128,7 @@ fn caps(args: &CapsArgs) -> Outcome {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let made = launcher::make_directory(&directory, &path, &ceiling)
         .and_then(|made| {
-            launcher::ask(&directory, &launcher::Asked { heap: ceiling.heap, require: args.require })?;
+            launcher::ask(&directory, &launcher::Asked { ceiling, require: args.require })?;
             Ok(made)
         })
         .map_err(|error| Failure::not_well(format!("{}: {error}", directory.display())))?;
@@ -136,13 +136,7 @@ fn caps(args: &CapsArgs) -> Outcome {
         println!("no GHC on PATH: nothing to put a ceiling on here");
     } else {
         let names: Vec<&str> = made.iter().map(|(name, _)| name.as_str()).collect();
-        println!(
-            "heap ceiling {}, allocation area {}{} for {}",
-            ceiling.heap,
-            ceiling.allocation_area,
-            ceiling.jobs.map(|jobs| format!(", {jobs} module(s) at a time")).unwrap_or_default(),
-            names.join(", ")
-        );
+        println!("{} for {}", ceiling.line(), names.join(", "));
     }
     announce(&directory, path_file.as_deref())?;
     if let Some(set) = std::env::var_os("GHCRTS").filter(|set| !set.is_empty()) {
@@ -152,13 +146,13 @@ fn caps(args: &CapsArgs) -> Outcome {
         );
     }
     if let Some(installable) = &args.installable {
-        let asked = derivations::ask(installable).map_err(|said| {
+        let asked = derivations::ask(&[installable.into()]).map_err(|said| {
             Failure::not_well(format!("nix could not show the derivations of {installable}:\n{said}"))
         })?;
         asked.lines().iter().for_each(|line| println!("{line}"));
         if asked.with_ghc.iter().any(|derivation| derivation.heap.is_none()) {
             println!(
-                "the launchers do not reach into a Nix build; `sower ghc run -- nix build {installable}` does, as root and without a nix-daemon"
+                "as root and without a nix-daemon the ceiling reaches the others too: in a job from the next step on, elsewhere with `sower ghc run -- nix build {installable}`"
             );
         }
     }

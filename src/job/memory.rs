@@ -1,19 +1,18 @@
 //! The memory of a job: its limits are put in force before the first step, and what it used is told after each.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::archive::nix::store_directory;
 use crate::config::Limits;
 use crate::diagnose::{self, End, Evidence};
 use crate::events::{Conclusion, Event};
 use crate::limits::admission::{Admitted, Answer};
 use crate::limits::cap::Cap;
 use crate::limits::ceiling::Ceiling;
-use crate::limits::launcher;
 use crate::limits::meter::{Meter, Subject};
-use crate::limits::process;
-use crate::limits::report;
 use crate::limits::size::Size;
+use crate::limits::{follow, launcher, nix, process, report, run};
 
 use super::executor::Executor;
 use super::log::Log;
@@ -32,7 +31,11 @@ const ADMISSION: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Memory {
     meter: Option<Meter>,
-    ceiling: Option<Size>,
+    ceiling: Option<Ceiling>,
+    /// What the launchers in private mounts were made for: the search path, and when the Nix store got a path last.
+    covered: Option<(Ceiling, String, Option<SystemTime>)>,
+    /// A GHCRTS of the workflow that was told.
+    told_ghcrts: String,
     /// The job fails when a GHC ran without the ceiling.
     require: bool,
     /// The last step that ran.
@@ -85,8 +88,11 @@ impl Memory {
         };
         if let Some(ceiling) = &ceiling {
             let directory = spec.places.scratch.join("temp/sower-ghc-caps");
-            match launcher::make_directory(&directory, search_path.as_ref(), ceiling) {
-                Ok(_) => path.push(directory.to_string_lossy().into_owned()),
+            let asked = launcher::Asked { ceiling: *ceiling, require: spec.memory.ghc.require };
+            let made = launcher::make_directory(&directory, search_path.as_ref(), ceiling)
+                .and_then(|_| launcher::ask(&directory, &asked));
+            match made {
+                Ok(()) => path.push(directory.to_string_lossy().into_owned()),
                 Err(error) => {
                     log.warning(&format!("No launchers for GHC: {}: {error}", directory.display()))?;
                 }
@@ -94,6 +100,16 @@ impl Memory {
             for warning in ceiling.warnings(limits.memory) {
                 log.warning(&warning)?;
             }
+        }
+        let bin = spec.places.scratch.join("bin");
+        if let Err(error) = follow::make_launchers(&bin, search_path.as_ref(), &bin.join("sower")) {
+            log.warning(&format!("Nix builds are not followed: {}: {error}", bin.display()))?;
+        }
+        if !limits.is_none()
+            && which::which_in("nix", Some(search_path), "/").is_ok()
+            && nix::builders_are_the_daemons()
+        {
+            log.warning(run::BUILDERS_OF_THE_DAEMON)?;
         }
         let subject = Subject {
             members: members.clone(),
@@ -106,7 +122,9 @@ impl Memory {
         let meter = Meter::start(subject).ok();
         Ok(Self {
             meter,
-            ceiling: ceiling.map(|ceiling| ceiling.heap),
+            covered: ceiling.map(|ceiling| (ceiling, search_path.to_owned(), store_changed())),
+            ceiling,
+            told_ghcrts: String::new(),
             require: spec.memory.ghc.require && ceiling.is_some(),
             last: None,
             admitted,
@@ -126,6 +144,11 @@ impl Memory {
         }
         self.admitted = None;
     }
+}
+
+/// When the Nix store got a path last.
+fn store_changed() -> Option<SystemTime> {
+    std::fs::metadata(store_directory()).and_then(|meta| meta.modified()).ok()
 }
 
 /// Waits until the job fits beside those that run. A job that cannot ask begins.
@@ -185,8 +208,8 @@ impl Executor<'_> {
         let told = meter.step_ends();
         let caps = self.spec.places.scratch.join("temp/sower-ghc-caps");
         if let Some(asked) = launcher::asked(&caps) {
-            meter.expect_ceiling(asked.heap);
-            self.memory.ceiling = Some(asked.heap);
+            meter.expect_ceiling(asked.ceiling.heap);
+            self.memory.ceiling = Some(asked.ceiling);
             self.memory.require |= asked.require;
         }
         let deaths = meter.deaths();
@@ -202,10 +225,51 @@ impl Executor<'_> {
         }
         match told {
             Some((step, line)) if step.to - step.from >= TOLD_MILLIS || step.peak >= TOLD_BYTES => {
-                self.log.text(&line)
+                self.log.text(&line)?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        self.cover_ghc()
+    }
+
+    /// Puts launchers in front of the compilers that later steps can reach, where the ceiling is new or they are.
+    fn cover_ghc(&mut self) -> io::Result<()> {
+        let Some(ceiling) = self.memory.ceiling else { return Ok(()) };
+        let now = (ceiling, self.search_path(&[]), store_changed());
+        if self.memory.covered.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let known = self.memory.covered.replace(now.clone());
+        if known.is_some_and(|(known, ..)| known == ceiling) {
+            // Most new paths of a store hold no compiler.
+            let (_, path, _) = &now;
+            return match run::uncovered(path.as_ref()) {
+                0 => Ok(()),
+                _ => run::cover_host(path.as_ref(), &ceiling)
+                    .iter()
+                    .skip(1)
+                    .try_for_each(|line| self.log.text(line)),
+            };
+        }
+        run::cover_host(now.1.as_ref(), &ceiling).iter().try_for_each(|line| self.log.text(line))
+    }
+
+    /// Says once that a workflow's own GHCRTS counts.
+    pub(super) fn tell_ghcrts(&mut self, environment: &[(String, String)]) -> io::Result<()> {
+        let Some(ceiling) = self.memory.ceiling else { return Ok(()) };
+        let set = environment.iter().find(|(name, _)| name == "GHCRTS").map_or("", |(_, value)| value);
+        if set.is_empty() || set == self.memory.told_ghcrts {
+            return Ok(());
+        }
+        set.clone_into(&mut self.memory.told_ghcrts);
+        let counts = if ceiling.enforce {
+            "the ceiling of this job is enforced and beats what it says of -M and -A"
+        } else {
+            "for GHC, what it says counts, not the ceiling of this job"
+        };
+        self.log.text(&format!(
+            "GHCRTS is set to \"{set}\": {counts}. Haskell programs that are linked without -rtsopts exit with 1 under it"
+        ))
     }
 
     /// Tells what the whole job used, and whether GHC was under its ceiling.
@@ -241,7 +305,7 @@ impl Executor<'_> {
             end,
             rows: self.log.tail.rows(),
             deaths: &deaths,
-            ceiling: self.memory.ceiling,
+            ceiling: self.memory.ceiling.map(|ceiling| ceiling.heap),
             own: &self.spec.memory.causes,
         });
         match found {

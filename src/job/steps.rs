@@ -300,6 +300,7 @@ impl Executor<'_> {
         let unsecure = task.environment.iter().any(|(name, value)| {
             name == "ACTIONS_ALLOW_UNSECURE_COMMANDS" && value.eq_ignore_ascii_case("true")
         });
+        self.tell_ghcrts(task.environment)?;
         self.interpreter.begin(self.log.debug, unsecure);
         self.log.tail.clear();
         self.log.flush()?;

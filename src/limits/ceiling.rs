@@ -10,7 +10,7 @@ const LEAST_HEAP: Size = Size(32 << 20);
 const LEAST_AREA: Size = Size(8192);
 
 /// What GHC may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ceiling {
     /// The most that its heap may grow to (`-M`).
     pub heap: Size,
@@ -61,6 +61,18 @@ impl Ceiling {
         let ceiling = Self { heap, allocation_area, jobs: ghc.jobs, enforce: ghc.enforce };
         ceiling.check().map_err(|problem| format!("ghc: {problem}"))?;
         Ok(Some(ceiling))
+    }
+
+    /// For people: `heap ceiling 2 GiB, allocation area 32 MiB`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let jobs = match self.jobs {
+            Some(1) => ", 1 module at a time".to_owned(),
+            Some(jobs) => format!(", {jobs} modules at a time"),
+            None => String::new(),
+        };
+        let enforced = if self.enforce { ", enforced" } else { "" };
+        format!("heap ceiling {}, allocation area {}{jobs}{enforced}", self.heap, self.allocation_area)
     }
 
     /// What is odd about it on this host, under the limit of a job if there is one.

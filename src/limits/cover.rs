@@ -1,6 +1,6 @@
 //! Launchers in front of GHC where nobody looks at PATH: in the Nix store and behind its wrapper scripts.
 //!
-//! The process moves into a mount namespace of its own. Each folder with a compiler in it is covered by a
+//! The thread that starts the steps moves into a mount namespace of its own. Each folder with a compiler in it is covered by a
 //! small tmpfs that shows the same entries, the compiler's name leading to a launcher and the compiler itself
 //! reachable beside it (`ghc.original`): GHC finds its libraries by the folder it lies in. The store's own files
 //! are not touched, and no derivation changes. A builder that is a child of this process sees it, in Nix's
@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ use rustix::thread::UnshareFlags;
 use super::ceiling::Ceiling;
 use super::launcher;
 
+/// What the mounts of this module are known by.
+const SOURCE: &str = "sower-ghc";
 /// Entries of a folder that is covered; each costs a mount.
 const ENTRIES_AT_MOST: usize = 300;
 
@@ -46,12 +49,14 @@ pub struct Covered {
     pub left: Vec<String>,
 }
 
-/// Moves this process into a mount namespace of its own and covers `compilers`. To be called while the process has one
-/// thread: others would stay outside.
+/// Moves this thread into a mount namespace of its own and covers the compilers that `find` gives. What this thread starts
+/// from now on sees the launchers; other threads of the process see what they saw.
+///
+/// Launchers that an outer command put there are taken away first, here and nowhere else: the inner ceiling counts.
 ///
 /// # Errors
 /// When there can be no such namespace. A single folder that cannot be covered is told in [`Covered::left`].
-pub fn enter(compilers: &[PathBuf], ceiling: &Ceiling) -> Result<Covered, CannotCover> {
+pub fn enter(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Result<Covered, CannotCover> {
     if !rustix::process::geteuid().is_root() {
         return Err(CannotCover::NotRoot);
     }
@@ -59,8 +64,12 @@ pub fn enter(compilers: &[PathBuf], ceiling: &Ceiling) -> Result<Covered, Cannot
     // What the host mounts later still shows here; what is mounted here shows nowhere else.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| CannotCover::Refused(error.into()))?;
+    for folder in covered_folders(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()) {
+        unmount(&folder, UnmountFlags::DETACH).map_err(|error| CannotCover::Refused(error.into()))?;
+    }
+    let compilers = find();
     let mut folders: BTreeMap<&Path, Vec<OsString>> = BTreeMap::new();
-    for compiler in compilers {
+    for compiler in &compilers {
         if let (Some(folder), Some(name)) = (compiler.parent(), compiler.file_name()) {
             folders.entry(folder).or_default().push(name.to_owned());
         }
@@ -73,6 +82,48 @@ pub fn enter(compilers: &[PathBuf], ceiling: &Ceiling) -> Result<Covered, Cannot
         }
     }
     Ok(covered)
+}
+
+/// Whether a compiler has no launcher in front of it.
+#[must_use]
+pub fn is_open(compiler: &Path) -> bool {
+    let mut original = compiler.as_os_str().to_owned();
+    original.push(launcher::ORIGINAL);
+    !Path::new(&original).exists()
+}
+
+/// The folders that are covered, the last one first.
+fn covered_folders(mounts: &str) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let ours = right.split(' ').take(2).eq(["tmpfs", SOURCE]);
+            ours.then(|| unescape(left.split(' ').nth(4).unwrap_or_default()))
+        })
+        .collect();
+    folders.reverse();
+    folders
+}
+
+/// A path as the kernel lists it: blanks and the like as `\040`.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
+        match digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[expect(
@@ -93,7 +144,7 @@ fn cover(folder: &Path, names: &[OsString], ceiling: &Ceiling) -> io::Result<()>
         return Err(io::Error::other(format!("it has {} entries, too many to be covered", entries.len())));
     }
     let mode = handle.metadata()?.permissions();
-    mount("sower", folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=4m,mode=0755")?;
+    mount(SOURCE, folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=4m,mode=0755")?;
     let filled = fill(folder, &below, &entries, names, ceiling).and_then(|()| {
         fs::set_permissions(folder, Permissions::from_mode(mode.mode() & 0o7777))?;
         Ok(mount_remount(folder, MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV, c"size=4m")?)
@@ -134,4 +185,18 @@ fn fill(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn covers_are_known_again_in_the_list_of_mounts() {
+        let mounts = "36 35 98:0 / / rw - ext4 /dev/root rw\n\
+                      60 36 0:50 / /nix/store/a-ghc/bin ro,nosuid - tmpfs sower-ghc rw,size=4096k\n\
+                      61 36 0:51 / /opt/a\\040b/bin ro shared:1 - tmpfs sower-ghc rw\n\
+                      62 36 0:52 / /tmp rw - tmpfs tmpfs rw";
+        assert_eq!(covered_folders(mounts), [Path::new("/opt/a b/bin"), Path::new("/nix/store/a-ghc/bin")]);
+    }
 }

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 
 use super::ceiling::Ceiling;
 use super::programs::{self, Role};
-use super::size::Size;
 
 /// What a covered program's name is followed by where it stays reachable.
 pub const ORIGINAL: &str = ".original";
@@ -30,7 +29,7 @@ pub fn is_launcher_directory(directory: &Path) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Asked {
     /// The ceiling.
-    pub heap: Size,
+    pub ceiling: Ceiling,
     /// The job fails when a GHC ran without it.
     pub require: bool,
 }
@@ -104,7 +103,7 @@ fn runner(real: &Path, compiler: &Path) -> Vec<u8> {
 }
 
 /// A path as one word of a shell.
-fn quote(path: &Path) -> Vec<u8> {
+pub(super) fn quote(path: &Path) -> Vec<u8> {
     let mut quoted = b"'".to_vec();
     for &byte in path.as_os_str().as_bytes() {
         if byte == b'\'' { quoted.extend(b"'\\''") } else { quoted.push(byte) }

@@ -21,15 +21,20 @@
 //! | [`watch`] | a thread that finds the GHC processes of a command and keeps the proof |
 //! | [`run`] | a command under a ceiling, from start to exit code |
 //! | [`derivations`] | which derivations run GHC, and which of them carry a ceiling |
+//! | [`nix`] | whose children builders are, and by which way a ceiling gets to them |
+//! | [`nix_build`], [`follow`] | a Nix build as it goes, and the command that shows it |
+//! | [`admission`] | whether a job fits beside those that run |
 
 pub mod admission;
 pub mod cap;
 pub mod ceiling;
 pub mod cover;
 pub mod derivations;
+pub mod follow;
 pub mod kernel_log;
 pub mod launcher;
 pub mod meter;
+pub mod nix;
 pub mod nix_build;
 pub mod process;
 pub mod profile;

@@ -130,6 +130,16 @@ pub fn compilers_in(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Every compiler that a job can reach: those of the Nix store, and those behind what is on `path`.
+#[must_use]
+pub fn reachable(path: &OsStr) -> Vec<PathBuf> {
+    let mut compilers = in_store(&crate::archive::nix::store_directory());
+    compilers.extend(on_path(path).values().flat_map(|real| behind(real)));
+    compilers.sort();
+    compilers.dedup();
+    compilers
+}
+
 /// The compilers of a Nix store: in `bin/` of each path, and where GHC's own builds keep the binary.
 #[must_use]
 pub fn in_store(store: &Path) -> Vec<PathBuf> {

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use super::ceiling::Ceiling;
 use super::cover;
 use super::launcher;
+use super::nix;
 use super::programs;
 use super::watch::{Proof, Watch};
 
@@ -49,22 +50,20 @@ pub enum CannotRun {
     },
 }
 
-/// Runs `command` with launchers in front of every GHC that can be reached; `notice` is told what cannot.
-///
-/// To be called while the process has one thread: see [`cover::enter`].
+/// Runs `command` with launchers in front of every GHC that can be reached; `notice` is told which way was taken.
 ///
 /// # Errors
 /// When the command could not be started. How it ended is in [`Ran::status`].
 pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)) -> Result<Ran, CannotRun> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let launchers = tempfile::Builder::new().prefix("sower-ghc-").tempdir().map_err(CannotRun::Launchers)?;
-    let made = launcher::make_directory(launchers.path(), &path, ceiling).map_err(CannotRun::Launchers)?;
-    let mut compilers = programs::in_store(&crate::archive::nix::store_directory());
-    compilers.extend(made.iter().flat_map(|(_, real)| programs::behind(real)));
-    compilers.sort();
-    compilers.dedup();
-    cover_all(&compilers, ceiling, notice);
-
+    launcher::make_directory(launchers.path(), &path, ceiling).map_err(CannotRun::Launchers)?;
+    for line in cover_all(|| programs::reachable(&path), ceiling) {
+        notice(&line);
+    }
+    if let Some(set) = std::env::var_os("GHCRTS").filter(|set| !set.is_empty() && !ceiling.enforce) {
+        notice(&format!("GHCRTS is set to \"{}\": what it says counts, not the ceiling", set.display()));
+    }
     let (program, arguments) = command.split_first().unwrap_or((const { &OsString::new() }, &[]));
     let mut child = Command::new(program);
     child.args(arguments).env("PATH", in_front(launchers.path().as_os_str(), &path));
@@ -81,55 +80,48 @@ pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)
     Ok(Ran { status, proof: watch.stop() })
 }
 
-/// Covers every compiler that a job of this host can reach, for this process and all that it starts; gives what to tell.
-///
-/// To be called while the process has one thread: see [`cover::enter`].
+/// Covers every compiler that a job of this host can reach, for this thread and all that it starts; gives what to tell.
 #[must_use]
 pub fn cover_host(path: &OsStr, ceiling: &Ceiling) -> Vec<String> {
-    let mut compilers = programs::in_store(&crate::archive::nix::store_directory());
-    compilers.extend(programs::on_path(path).values().flat_map(|real| programs::behind(real)));
-    compilers.sort();
-    compilers.dedup();
-    let mut lines = vec![format!(
-        "GHC: heap ceiling {}, allocation area {}{}{}",
-        ceiling.heap,
-        ceiling.allocation_area,
-        ceiling.jobs.map(|jobs| format!(", {jobs} module(s) at a time")).unwrap_or_default(),
-        if ceiling.enforce { ", enforced" } else { "" }
-    )];
-    if compilers.is_empty() {
-        return lines;
-    }
-    match cover::enter(&compilers, ceiling) {
-        Ok(covered) => {
-            lines.push(format!(
-                "The ceiling reaches {} compiler(s) by any path and inside single-user Nix builds, in mounts of this job's own",
-                covered.programs.len()
-            ));
-            lines.extend(covered.left.iter().map(|left| format!("no launcher over {left}")));
-        }
-        Err(error) => lines.push(format!(
-            "The ceiling reaches GHC by PATH only, not inside a Nix build or by its full path: {error}"
-        )),
-    }
-    if std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon") {
-        lines.push(BUILDERS_OF_THE_DAEMON.to_owned());
-    }
+    let mut lines = vec![format!("GHC: {}", ceiling.line())];
+    lines.extend(cover_all(|| programs::reachable(path), ceiling));
     lines
 }
 
-const BUILDERS_OF_THE_DAEMON: &str = "NIX_REMOTE=daemon: the builders are the nix-daemon's children, and no ceiling and no limit set here reaches them";
+/// Compilers that a job can reach and that have no launcher in front of them.
+#[must_use]
+pub fn uncovered(path: &OsStr) -> usize {
+    let original = |file: &PathBuf| file.to_string_lossy().ends_with(launcher::ORIGINAL);
+    programs::reachable(path).iter().filter(|file| !original(file) && cover::is_open(file)).count()
+}
 
-fn cover_all(compilers: &[PathBuf], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)) {
-    match cover::enter(compilers, ceiling) {
-        Ok(covered) => covered.left.iter().for_each(|left| notice(&format!("no launcher over {left}"))),
-        Err(error) => notice(&format!(
-            "the ceiling reaches GHC by PATH only, not inside a Nix build or by its full path: {error}"
+/// What to tell where builders are the nix-daemon's children.
+pub const BUILDERS_OF_THE_DAEMON: &str = "Nix builds go through a nix-daemon here: the builders are its children, and no ceiling and no limit of this job \
+     reaches them. A ceiling has to stand in the derivations, or the daemon's own service needs a limit (systemd: \
+     MemoryMax= of nix-daemon.service)";
+
+fn cover_all(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Vec<String> {
+    let mut lines = Vec::new();
+    match cover::enter(find, ceiling) {
+        Ok(covered) if covered.programs.is_empty() && covered.left.is_empty() => {}
+        Ok(covered) => {
+            let compilers = match covered.programs.len() {
+                1 => "1 compiler".to_owned(),
+                count => format!("{count} compilers"),
+            };
+            lines.push(format!(
+                "The ceiling reaches {compilers} by any path and inside single-user Nix builds, by launchers in private mounts; no hash changes"
+            ));
+            lines.extend(covered.left.iter().map(|left| format!("No launcher over {left}")));
+        }
+        Err(error) => lines.push(format!(
+            "The ceiling reaches GHC by PATH only, not by its full path or inside a Nix build: {error}"
         )),
     }
-    if std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon") {
-        notice(BUILDERS_OF_THE_DAEMON);
+    if nix::builders_are_the_daemons() {
+        lines.push(BUILDERS_OF_THE_DAEMON.to_owned());
     }
+    lines
 }
 
 fn in_front(directory: &OsStr, path: &OsStr) -> OsString {
