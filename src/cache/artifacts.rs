@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderValue};
+use hyper::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::reply::{
-    Answer, Refusal, field, file, json as reply, next, number_field, parameter, question, text, text_field,
+    Answer, Refusal, encode, field, file, json as reply, next, number_field, parameter, question, text, text_field,
 };
 use super::server::Site;
 use super::v2::{block_list, created};
@@ -34,7 +34,16 @@ struct Artifact {
     size: Option<u64>,
     gzip: bool,
     v3: bool,
+    /// `sha256:…`, as the client says.
+    digest: Option<String>,
+    /// What the archive, or the file that was sent without one, is.
+    kind: String,
+    /// When it was made, as Protobuf's JSON has it.
+    created: String,
 }
+
+/// What archives are.
+const ZIP: &str = "application/zip";
 
 impl Artifacts {
     /// Artifacts that are kept in this directory, which is made when it is needed.
@@ -54,7 +63,7 @@ impl Artifacts {
         self.directory.join(format!("{id}{end}"))
     }
 
-    fn add(&self, name: &str, v3: bool) -> std::io::Result<u64> {
+    fn add(&self, name: &str, v3: bool, kind: &str) -> std::io::Result<u64> {
         fs::create_dir_all(&self.directory)?;
         let mut known = self.known();
         if let (true, Some(artifact)) = (v3, known.get(name)) {
@@ -62,7 +71,9 @@ impl Artifacts {
         }
         let id = known.values().map(|artifact| artifact.id).max().unwrap_or(0) + 1;
         File::create(self.file(id, None))?;
-        known.insert(name.to_owned(), Artifact { id, size: None, gzip: false, v3 });
+        let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let kind = kind.to_owned();
+        known.insert(name.to_owned(), Artifact { id, size: None, gzip: false, v3, digest: None, kind, created });
         Ok(id)
     }
 }
@@ -85,7 +96,11 @@ pub(super) async fn serve(site: &Site, artifacts: &Artifacts, method: &str, mut 
                     "an artifact with this name already exists on the workflow run",
                 ));
             }
-            let id = artifacts.add(name, false)?;
+            let kind = match text_field(&asked, "mime_type") {
+                "" => ZIP,
+                kind => kind,
+            };
+            let id = artifacts.add(name, false, kind)?;
             json!({"ok": true, "signedUploadUrl": address(id)})
         }
         "FinalizeArtifact" => {
@@ -96,6 +111,7 @@ pub(super) async fn serve(site: &Site, artifacts: &Artifacts, method: &str, mut 
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("{size} bytes have come")));
             }
             artifact.size = Some(size);
+            artifact.digest = Some(text_field(&asked, "hash").to_owned()).filter(|hash| !hash.is_empty());
             json!({"ok": true, "artifactId": artifact.id.to_string()})
         }
         "ListArtifacts" => {
@@ -110,13 +126,18 @@ pub(super) async fn serve(site: &Site, artifacts: &Artifacts, method: &str, mut 
                         && by_id.is_none_or(|wanted| wanted == artifact.id)
                 })
                 .filter_map(|(name, artifact)| {
-                    Some(json!({
+                    let mut row = json!({
                         "workflowRunBackendId": text_field(&asked, "workflow_run_backend_id"),
                         "workflowJobRunBackendId": text_field(&asked, "workflow_job_run_backend_id"),
                         "databaseId": artifact.id.to_string(),
                         "name": name,
                         "size": artifact.size?.to_string(),
-                    }))
+                        "createdAt": artifact.created,
+                    });
+                    if let Some(digest) = &artifact.digest {
+                        row["digest"] = digest.as_str().into();
+                    }
+                    Some(row)
                 })
                 .collect();
             json!({"artifacts": list})
@@ -139,7 +160,18 @@ pub(super) async fn blob(artifacts: &Artifacts, id: &str, request: Request<Incom
     let (parts, mut body) = request.into_parts();
     let whole = artifacts.file(id, None);
     if parts.method != Method::PUT {
-        return file(&whole, &parts.headers, parts.method == Method::HEAD);
+        let mut response = file(&whole, &parts.headers, parts.method == Method::HEAD)?;
+        let known = artifacts.known();
+        if let Some((name, artifact)) = known.iter().find(|(_, artifact)| artifact.id == id) {
+            let end = if artifact.kind == ZIP && !name.to_ascii_lowercase().ends_with(".zip") { ".zip" } else { "" };
+            let disposition = format!("attachment; filename*=UTF-8''{}", encode(&format!("{name}{end}")));
+            for (header, value) in [(CONTENT_TYPE, &artifact.kind), (CONTENT_DISPOSITION, &disposition)] {
+                if let Ok(value) = HeaderValue::from_str(value) {
+                    response.headers_mut().insert(header, value);
+                }
+            }
+        }
+        return Ok(response);
     }
     let query = parts.uri.query();
     if parameter(query, "comp") == "blocklist" {
@@ -186,7 +218,7 @@ pub(super) async fn serve_v3(
             ))
         }
         (&Method::PUT, Some((_, "upload"))) => {
-            let id = artifacts.add(&item, true)?;
+            let id = artifacts.add(&item, true, "")?;
             let range = parts.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
             let start = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
             let mut out = File::options().write(true).open(artifacts.file(id, None))?;

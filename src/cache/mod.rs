@@ -14,5 +14,6 @@ pub mod store;
 mod v1;
 mod v2;
 
+pub(crate) use reply::{decode, encode};
 pub use server::{Options, Server};
 pub use store::{Grant, Store};

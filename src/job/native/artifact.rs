@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use globset::GlobBuilder;
-
 use super::glob::{Glob, Options};
+use super::names::NamePattern;
 use super::pipeline::Pipeline;
 use super::results::{Artifact, Results};
 use super::zip::{self, Member};
-use super::{Call, Executor, Handed, Problem};
+use super::{Call, Executor, Handed, Problem, integer, major};
 
 pub(super) const UPLOAD_INPUTS: [&str; 8] = [
     "name",
@@ -73,16 +72,51 @@ fn check_name(name: &str, artifact: bool) -> Result<(), Problem> {
 }
 
 /// Files to upload, and the folder that their names are counted from.
-struct Found {
-    files: Vec<PathBuf>,
+pub(super) struct Found {
+    pub(super) files: Vec<PathBuf>,
     root: PathBuf,
 }
 
+/// How an artifact is stored.
+pub(super) struct Storing {
+    /// Days, `None` for as long as the server wants.
+    retention: Option<u32>,
+    /// Of the compression, 0 to 9; `None` sends the one file as it is.
+    pub(super) level: Option<u8>,
+    /// In place of one with this name.
+    pub(super) overwrite: bool,
+}
+
+impl Storing {
+    /// What the inputs say that all versions have.
+    pub(super) fn new(call: &Call<'_>) -> Result<Self, Problem> {
+        let retention = match call.input("retention-days") {
+            "" => None,
+            text => Some(integer(text).and_then(|days| u32::try_from(days).ok()))
+                .map(|days| days.ok_or_else(|| step("Invalid retention-days")))
+                .transpose()?
+                .filter(|days| *days > 0),
+        };
+        let level = match call.input("compression-level") {
+            "" => 6,
+            text => {
+                let level = integer(text).ok_or_else(|| step("Invalid compression-level"))?;
+                u8::try_from(level)
+                    .ok()
+                    .filter(|level| *level <= 9)
+                    .ok_or_else(|| step("Invalid compression-level. Valid values are 0-9"))?
+            }
+        };
+        Ok(Self { retention, level: Some(level), overwrite: false })
+    }
+}
+
 impl Executor<'_> {
-    fn find_files(&mut self, call: &Call<'_>, hidden: bool) -> Result<Found, Problem> {
+    /// The files that patterns stand for.
+    pub(super) fn find_files(&mut self, call: &Call<'_>, patterns: &str, hidden: bool) -> Result<Found, Problem> {
         let options = Options { descendants: true, skip_hidden: !hidden };
-        let glob = Glob::new(call.required("path")?, call.workspace(), call.home(), options)
-            .map_err(Problem::Step)?;
+        let glob =
+            Glob::new(patterns, call.workspace(), call.home(), options).map_err(Problem::Step)?;
         let found = glob.find().map_err(|error| step(error.to_string()))?;
         let files: Vec<PathBuf> =
             found.into_iter().filter(|found| !found.directory).map(|found| found.path).collect();
@@ -130,19 +164,8 @@ impl Executor<'_> {
                 )));
             }
         };
-        let retention = match call.input("retention-days") {
-            "" => None,
-            text => Some(text.parse::<u32>().map_err(|_| step("Invalid retention-days"))?),
-        };
-        let level = match call.input("compression-level") {
-            "" => 6,
-            text => text
-                .parse::<u8>()
-                .ok()
-                .filter(|level| *level <= 9)
-                .ok_or_else(|| step("Invalid compression-level. Valid values are 0-9"))?,
-        };
-        let found = self.find_files(call, hidden)?;
+        let mut storing = Storing { overwrite, ..Storing::new(call)? };
+        let found = self.find_files(call, call.required("path")?, hidden)?;
         if found.files.is_empty() {
             let message = format!(
                 "No files were found with the provided path: {}. No artifacts will be uploaded.",
@@ -170,22 +193,31 @@ impl Executor<'_> {
                 )));
             };
             name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            storing.level = None;
+        }
+        if !v3 {
+            return self.store(call, &name, &found, storing);
         }
         check_name(&name, true)?;
         let members = members(&found)?;
         self.log.flush()?;
-        let retention = limit_retention(call, retention.filter(|days| *days > 0));
-        if let Some((days, true)) = retention {
-            self.log.warning(&format!(
-                "Retention days cannot be greater than the maximum allowed retention set within the repository. Using \
-                 {days} instead."
-            ))?;
+        let retention = self.limit_retention(call, storing.retention)?;
+        self.upload_v3(call, &name, &members, retention)
+    }
+
+    /// Days, at most as many as the server keeps artifacts.
+    fn limit_retention(&mut self, call: &Call<'_>, days: Option<u32>) -> Result<Option<u32>, Problem> {
+        let Some(days) = days else { return Ok(None) };
+        match call.var("GITHUB_RETENTION_DAYS").parse::<u32>() {
+            Ok(most) if most > 0 && most < days => {
+                self.log.warning(&format!(
+                    "Retention days cannot be greater than the maximum allowed retention set within the repository. \
+                     Using {most} instead."
+                ))?;
+                Ok(Some(most))
+            }
+            _ => Ok(Some(days)),
         }
-        let retention = retention.map(|(days, _)| days);
-        if v3 {
-            return self.upload_v3(call, &name, &members, retention);
-        }
-        self.upload_v4(call, &name, &members, retention, archive.then_some(level), overwrite)
     }
 
     fn upload_v3(
@@ -196,7 +228,7 @@ impl Executor<'_> {
         retention: Option<u32>,
     ) -> Result<Handed, Problem> {
         let pipeline = Pipeline::new(call, self.spec.actions.native.insecure).map_err(Problem::Step)?;
-        let scratch = self.scratch_folder()?;
+        let scratch = self.scratch()?;
         let size = pipeline
             .upload(name, members, retention, scratch.path())
             .map_err(|error| step(format!("Artifact {name} could not be uploaded: {error}")))?;
@@ -205,28 +237,35 @@ impl Executor<'_> {
         Ok(Handed::default())
     }
 
-    fn upload_v4(
+    /// Uploads by version 4 of the protocol.
+    pub(super) fn store(
         &mut self,
         call: &Call<'_>,
         name: &str,
-        members: &[Member],
-        retention: Option<u32>,
-        level: Option<u8>,
-        overwrite: bool,
+        found: &Found,
+        storing: Storing,
     ) -> Result<Handed, Problem> {
+        check_name(name, true)?;
+        let members = members(found)?;
+        self.log.flush()?;
         let failed = |error: String| step(format!("Artifact {name} could not be uploaded: {error}"));
         let results = Results::new(call, self.spec.actions.native.insecure, &call.stop).map_err(failed)?;
-        if overwrite && !results.list(Some(name)).unwrap_or_default().is_empty() {
+        if storing.overwrite && !results.list(Some(name)).unwrap_or_default().is_empty() {
             // As the original: what cannot be removed is told by the upload.
             let _ = results.delete(name);
         }
-        let expires = retention.map(expiry);
-        let url = results.create(name, expires.as_deref()).map_err(failed)?;
-        let scratch = self.scratch_folder()?;
+        let expires = self.limit_retention(call, storing.retention)?.map(expiry);
+        let kind = match storing.level {
+            Some(_) => zip::TYPE,
+            None => content_type(name),
+        };
+        let plain = storing.level.is_none().then_some(kind);
+        let url = results.create(name, expires.as_deref(), plain).map_err(failed)?;
+        let scratch = self.scratch()?;
         let packed = scratch.path().join("artifact.zip");
-        let (path, size, digest) = match (level, members) {
+        let (path, size, digest) = match (storing.level, &members[..]) {
             (Some(level), _) => {
-                let (size, digest) = zip::pack(&packed, members, level, &call.stop)
+                let (size, digest) = zip::pack(&packed, &members, level, &call.stop)
                     .map_err(|error| failed(error.to_string()))?;
                 (packed.as_path(), size, digest)
             }
@@ -236,9 +275,9 @@ impl Executor<'_> {
             }
             (None, []) => return Err(failed("there is no file".to_owned())),
         };
-        self.log.text(&format!("SHA256 digest of uploaded artifact zip is {digest}"))?;
+        self.log.text(&format!("SHA256 digest of uploaded artifact is {digest}"))?;
         self.log.flush()?;
-        results.send(&url, path, size).map_err(failed)?;
+        results.send(&url, path, size, kind).map_err(failed)?;
         let id = results.finalize(name, size, &digest).map_err(failed)?;
         self.log.text(&format!(
             "Artifact {name} has been successfully uploaded! Final size is {size} bytes. Artifact ID is {id}"
@@ -338,15 +377,17 @@ impl Executor<'_> {
             self.log.text(&format!("- {name} (ID: {id}, Size: {size})"))?;
         }
         self.log.flush()?;
-        let single = !name.is_empty() || merge || artifacts.len() == 1;
-        let scratch = self.scratch_folder()?;
+        let version = call.uses.rsplit('@').next().and_then(major);
+        let since = |first: u32| version.is_none_or(|version| version >= first);
+        let single = !name.is_empty() || merge || (artifacts.len() == 1 && since(5));
+        let scratch = self.scratch()?;
         let archive = scratch.path().join("artifact.zip");
         let mut wrong = Vec::new();
         for artifact in &artifacts {
             let folder = if single { path.to_owned() } else { path.join(folder_name(&artifact.name)?) };
             let failed = |error: String| step(format!("{}: {error}", artifact.name));
             fs::create_dir_all(&folder).map_err(|error| step(format!("{}: {error}", folder.display())))?;
-            results.download(artifact, token, &archive).map_err(failed)?;
+            let came = results.download(artifact, token, &archive).map_err(failed)?;
             let (_, digest) = zip::digest(&archive).map_err(|error| failed(error.to_string()))?;
             let expected = artifact.digest.as_deref().map(|digest| digest.trim_start_matches("sha256:"));
             if expected.is_some_and(|expected| !expected.is_empty() && expected != digest) {
@@ -361,8 +402,11 @@ impl Executor<'_> {
                     _ => {}
                 }
             }
-            if skip_decompress {
-                let to = folder.join(format!("{}.zip", folder_name(&artifact.name)?));
+            // What was uploaded without an archive is had without one, since version 8.
+            let packed = !since(8) || zip::is_archive(came.kind.as_deref(), &came.path, &archive);
+            if skip_decompress || !packed {
+                let name = came.name.as_deref().unwrap_or(if packed { "artifact.zip" } else { &artifact.name });
+                let to = folder.join(folder_name(name)?);
                 fs::copy(&archive, &to).map_err(|error| step(format!("{}: {error}", to.display())))?;
             } else {
                 zip::unpack(&archive, &folder, &call.stop).map_err(|error| failed(error.to_string()))?;
@@ -446,17 +490,8 @@ impl Executor<'_> {
             }
             pattern => {
                 self.log.text(&format!("Filtering artifacts by pattern '{pattern}'"))?;
-                let (pattern, negated) = match pattern.strip_prefix('!') {
-                    Some(rest) => (rest, true),
-                    None => (pattern, false),
-                };
-                let matcher = GlobBuilder::new(pattern)
-                    .literal_separator(true)
-                    .backslash_escape(true)
-                    .build()
-                    .map_err(|error| step(format!("pattern '{pattern}': {}", error.kind())))?
-                    .compile_matcher();
-                all.retain(|artifact| matcher.is_match(&artifact.name) != negated);
+                let pattern = NamePattern::new(pattern).map_err(Problem::Step)?;
+                all.retain(|artifact| pattern.matches(&artifact.name));
             }
         }
         Ok(all)
@@ -477,15 +512,6 @@ fn members(found: &Found) -> Result<Vec<Member>, Problem> {
     found.files.iter().map(member).collect()
 }
 
-/// Days, at most as many as the server keeps artifacts; and whether they were fewer than asked for.
-fn limit_retention(call: &Call<'_>, days: Option<u32>) -> Option<(u32, bool)> {
-    let days = days?;
-    match call.var("GITHUB_RETENTION_DAYS").parse::<u32>() {
-        Ok(most) if most > 0 && most < days => Some((most, true)),
-        _ => Some((days, false)),
-    }
-}
-
 /// The time at which so many days are over, as Protobuf's JSON has it.
 fn expiry(days: u32) -> String {
     let now = jiff::Timestamp::now();
@@ -493,8 +519,34 @@ fn expiry(days: u32) -> String {
     end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// What a file is, by the end of its name; browsers are shown it as that.
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit_once('.').map_or(String::new(), |(_, end)| end.to_ascii_lowercase()).as_str() {
+        "txt" | "log" => "text/plain",
+        "html" | "htm" => "text/html",
+        "css" => "text/css",
+        "csv" => "text/csv",
+        "xml" => "text/xml",
+        "md" => "text/markdown",
+        "json" => "application/json",
+        "js" | "mjs" => "application/javascript",
+        "yaml" | "yml" => "application/x-yaml",
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "gif" => "image/gif",
+        "svg" => "image/svg+xml",
+        "webp" => "image/webp",
+        "pdf" => "application/pdf",
+        "zip" => zip::TYPE,
+        "tar" => "application/x-tar",
+        "gz" | "tgz" => "application/gzip",
+        "wasm" => "application/wasm",
+        _ => "application/octet-stream",
+    }
+}
+
 /// An artifact's name as that of a folder: a server might say anything.
-fn folder_name(name: &str) -> Result<&str, Problem> {
+pub(super) fn folder_name(name: &str) -> Result<&str, Problem> {
     if name.is_empty() || name.contains(['/', '\\', '\0']) || name == "." || name == ".." {
         return Err(step(format!("{name:?} cannot be the name of a folder")));
     }

@@ -266,7 +266,7 @@ impl Executor<'_> {
         let folder = self.scratch_folder()?;
         let archive = folder.path().join(service.compression.file_name());
         // The address is signed; the token is for the service itself.
-        let size = service.http.download(&Question::new(&Method::GET, location, ""), &archive)?;
+        let size = service.http.download(&Question::new(&Method::GET, location, ""), &archive)?.size;
         self.log.text(&size_row(size))?;
         tape::unpack(&archive, call.workspace(), &service.compression, &call.stop)?;
         self.log.text("Cache restored successfully")?;
@@ -274,16 +274,24 @@ impl Executor<'_> {
     }
 
     /// A folder in `RUNNER_TEMP` that goes when it is not needed any more.
-    pub(super) fn scratch_folder(&self) -> io::Result<tempfile::TempDir> {
+    fn scratch_folder(&self) -> io::Result<tempfile::TempDir> {
         let temp = self.spec.places.scratch.join("temp");
         fs::create_dir_all(&temp)?;
         tempfile::Builder::new().prefix("native-").tempdir_in(&temp)
+    }
+
+    /// Such a folder for a step that cannot do without.
+    pub(super) fn scratch(&self) -> Result<tempfile::TempDir, Problem> {
+        self.scratch_folder().map_err(|error| Problem::Step(format!("No folder in RUNNER_TEMP: {error}")))
     }
 
     /// A build goes on without its cache, unless it has to stop anyway.
     fn cache_failed(&mut self, what: &str, message: &str) -> Result<(), Problem> {
         if message.contains(STOPPED) {
             return Err(Problem::Step(message.to_owned()));
+        }
+        if message.contains("Validation Error: ") {
+            return Ok(self.log.warning(message)?);
         }
         Ok(self.log.warning(&format!("Failed to {what}: {message}"))?)
     }

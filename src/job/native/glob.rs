@@ -169,6 +169,18 @@ impl Glob {
     }
 }
 
+/// A path as a pattern that stands for itself alone.
+pub(super) fn literal(path: &Path) -> String {
+    let mut out = String::new();
+    for letter in path.to_string_lossy().chars() {
+        if matches!(letter, '*' | '?' | '[' | '\\') {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
+}
+
 /// What a search has found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {

@@ -60,6 +60,19 @@ impl Answer {
     }
 }
 
+/// A file that was downloaded.
+#[derive(Debug)]
+pub(super) struct Came {
+    /// Bytes.
+    pub(super) size: u64,
+    /// Its type, as the service says.
+    pub(super) kind: Option<String>,
+    /// Its name, as the service says; without folders.
+    pub(super) name: Option<String>,
+    /// The path of the address that it came from in the end.
+    pub(super) path: String,
+}
+
 /// A part of a file as a body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'p> {
@@ -164,7 +177,7 @@ impl Http {
     }
 
     /// Writes the answer to a file; gives how many bytes came. What is not there, or cannot be had, is an error.
-    pub(super) fn download(&self, question: &Question<'_>, file: &Path) -> Result<u64, String> {
+    pub(super) fn download(&self, question: &Question<'_>, file: &Path) -> Result<Came, String> {
         let mut tries = 3;
         loop {
             tries -= 1;
@@ -177,7 +190,7 @@ impl Http {
         }
     }
 
-    async fn download_once(&self, question: &Question<'_>, path: &Path) -> Result<u64, String> {
+    async fn download_once(&self, question: &Question<'_>, path: &Path) -> Result<Came, String> {
         // Whole, however long it takes: silence is what ends it.
         let mut response =
             self.request(question)?.send().await.map_err(|error| explain(question.url, &error))?;
@@ -188,6 +201,12 @@ impl Http {
         let named = |error: io::Error| format!("{}: {error}", path.display());
         let mut file = File::create(path).map_err(named)?;
         let expected = response.content_length();
+        let header = |name: &str| {
+            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        let kind = header("content-type");
+        let file_name = header("content-disposition").and_then(|text| file_name(&text));
+        let url_path = response.url().path().to_owned();
         let mut count = 0;
         loop {
             let piece = tokio::time::timeout(SILENCE, response.chunk());
@@ -198,7 +217,7 @@ impl Http {
         }
         match expected {
             Some(expected) if expected != count => Err(format!("{count} of {expected} bytes have come")),
-            _ => Ok(count),
+            _ => Ok(Came { size: count, kind, name: file_name, path: url_path }),
         }
     }
 }
@@ -211,6 +230,23 @@ fn is_passing(status: StatusCode) -> bool {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
     )
+}
+
+/// The name of a file in `Content-Disposition`, without folders.
+fn file_name(text: &str) -> Option<String> {
+    let parameter = |wanted: &str| {
+        text.split(';').skip(1).find_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+        })
+    };
+    let full = parameter("filename*").and_then(|value| {
+        let encoded = value.get(..7).filter(|head| head.eq_ignore_ascii_case("utf-8''"))?;
+        Some(crate::cache::decode(&value[encoded.len()..]))
+    });
+    let name = full.or_else(|| parameter("filename"))?;
+    let name = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    (!name.is_empty() && name != "." && name != "..").then(|| name.to_owned())
 }
 
 /// An error without the query of the address, which may hold a signature.
@@ -268,14 +304,19 @@ impl futures_core::Stream for Stream {
 }
 
 /// A text as part of a query.
-pub(super) fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
+pub(super) use crate::cache::encode;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_had_without_folders() {
+        let name = |text: &str| file_name(text).unwrap_or_default();
+        assert_eq!(name("attachment; filename=\"a b.txt\""), "a b.txt");
+        assert_eq!(name("attachment; filename=x; filename*=UTF-8''%C3%B6.txt"), "ö.txt");
+        assert_eq!(name("attachment; filename=../../etc/passwd"), "passwd");
+        assert_eq!(name("attachment; filename=.."), "");
+        assert_eq!(name("inline"), "");
     }
-    out
 }

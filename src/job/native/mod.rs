@@ -1,6 +1,6 @@
 //! Actions that are built in: what everybody uses works without Node.js and without the internet.
 //!
-//! `actions/checkout`, `actions/cache` with its `restore` and `save`, `actions/upload-artifact` and
+//! `actions/checkout`, `actions/cache` with its `restore` and `save`, `actions/upload-artifact` with its `merge` and
 //! `actions/download-artifact` do here what the originals do, with the same inputs, outputs and protocols. When they
 //! are used instead of the originals is the configuration's to say ([`NativePolicy`]).
 
@@ -9,6 +9,8 @@ mod cache;
 mod checkout;
 mod glob;
 mod http;
+mod merge;
+mod names;
 mod pipeline;
 mod results;
 mod tape;
@@ -49,6 +51,8 @@ pub(super) enum Native {
         /// By version 3 of the protocol.
         v3: bool,
     },
+    /// `actions/upload-artifact/merge`
+    Merge,
     /// `actions/download-artifact`
     Download {
         /// By version 3 of the protocol.
@@ -68,6 +72,7 @@ impl Native {
             ("actions/cache", "restore") => Self::CacheRestore,
             ("actions/cache", "save") => Self::CacheSave,
             ("actions/upload-artifact" | "christopherhx/gitea-upload-artifact", "") => Self::Upload { v3 },
+            ("actions/upload-artifact" | "christopherhx/gitea-upload-artifact", "merge") => Self::Merge,
             ("actions/download-artifact" | "christopherhx/gitea-download-artifact", "") => {
                 Self::Download { v3 }
             }
@@ -81,6 +86,7 @@ impl Native {
             Self::Checkout => &checkout::INPUTS,
             Self::Cache | Self::CacheRestore | Self::CacheSave => &cache::INPUTS,
             Self::Upload { .. } => &artifact::UPLOAD_INPUTS,
+            Self::Merge => &merge::INPUTS,
             Self::Download { .. } => &artifact::DOWNLOAD_INPUTS,
         }
     }
@@ -89,6 +95,15 @@ impl Native {
 /// The major version that a ref such as `v4` or `v4.2.1` names.
 fn major(reference: &str) -> Option<u32> {
     reference.strip_prefix('v')?.split(['.', '-']).next()?.parse().ok()
+}
+
+/// A whole number as JavaScript's `parseInt` finds it: what follows the digits does not matter.
+fn integer(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let end = digits.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(digits.len());
+    let value: i64 = digits[..end].parse().ok()?;
+    Some(if text.starts_with('-') { -value } else { value })
 }
 
 /// When what is being done has to stop.
@@ -144,8 +159,19 @@ struct Call<'u> {
 impl Call<'_> {
     /// An input as the step gives it; empty when it does not.
     fn input(&self, name: &str) -> &str {
+        self.given(name).unwrap_or_default()
+    }
+
+    /// An input as it stands in the step; `None` where it does not.
+    fn given(&self, name: &str) -> Option<&str> {
         let given = self.with.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        given.map_or("", |(_, value)| value.trim())
+        given.map(|(_, value)| value.trim())
+    }
+
+    /// An input with the white space around it.
+    fn raw(&self, name: &str) -> &str {
+        let given = self.with.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        given.map_or("", |(_, value)| value)
     }
 
     /// An input that must be given.
@@ -162,7 +188,9 @@ impl Call<'_> {
             "" => Ok(default),
             "true" | "True" | "TRUE" => Ok(true),
             "false" | "False" | "FALSE" => Ok(false),
-            other => Err(Problem::Step(format!("Input {name}: expected true or false, found {other:?}"))),
+            other => Err(Problem::Step(format!(
+                "Input does not meet YAML 1.2 \"Core Schema\" specification: {name}: expected true or false, found {other:?}"
+            ))),
         }
     }
 
@@ -227,7 +255,7 @@ impl Executor<'_> {
             ""
         } else if shell::find("node", &path).is_none() {
             "there is no Node.js on this host"
-        } else if matches!(native, Native::Upload { v3: false } | Native::Download { v3: false })
+        } else if matches!(native, Native::Upload { v3: false } | Native::Download { v3: false } | Native::Merge)
             && !used.uses.to_ascii_lowercase().contains("christopherhx")
             && !self.is_github()
         {
@@ -275,6 +303,7 @@ impl Executor<'_> {
             Native::Cache | Native::CacheRestore => self.restore_cache(&call, native == Native::Cache),
             Native::CacheSave => self.save_cache_only(&call),
             Native::Upload { v3 } => self.upload_artifact(&call, v3),
+            Native::Merge => self.merge_artifacts(&call),
             Native::Download { v3 } => self.download_artifact(&call, v3),
         };
         self.native_ended(&call, done)
@@ -343,6 +372,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_are_read_as_the_originals_read_them() {
+        assert_eq!(["5", "3.9", " 7 days", "-2", "x", ""].map(integer), [Some(5), Some(3), Some(7), Some(-2), None, None]);
+    }
+
+    #[test]
     fn actions_are_known_by_name_and_version() {
         let native = |name: &str, path: &str, reference: &str| {
             Native::of(&RepositoryAction {
@@ -355,6 +389,7 @@ mod tests {
         assert_eq!(native("Actions/Checkout", "", "v6"), Some(Native::Checkout));
         assert_eq!(native("actions/cache", "save", "v4"), Some(Native::CacheSave));
         assert_eq!(native("actions/cache", "other", "v4"), None);
+        assert_eq!(native("actions/upload-artifact", "merge", "v4"), Some(Native::Merge));
         assert_eq!(native("actions/upload-artifact", "", "v3.1.2"), Some(Native::Upload { v3: true }));
         assert_eq!(native("actions/upload-artifact", "", "v4"), Some(Native::Upload { v3: false }));
         assert_eq!(native("actions/download-artifact", "", "main"), Some(Native::Download { v3: false }));

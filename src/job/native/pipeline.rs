@@ -167,7 +167,7 @@ impl<'c> Pipeline<'c> {
         let headers = [("accept", "application/octet-stream;api-version=6.0-preview".to_owned())];
         // What was stored compressed comes compressed, and the client undoes it.
         let question = Question::new(&Method::GET, &item.url, self.token);
-        self.http.download(&Question { headers: &headers, ..question }, file)
+        self.http.download(&Question { headers: &headers, ..question }, file).map(|came| came.size)
     }
 }
 

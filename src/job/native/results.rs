@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::http::{Http, Part, Question, encode};
+use super::http::{Came, Http, Part, Question, encode};
 use super::{Call, Stop};
 
 /// How much of an archive is sent at once, in bytes: as much as the originals send.
@@ -66,9 +66,19 @@ impl<'c> Results<'c> {
         if answer.is_success() { Ok(answer.json()) } else { Err(format!("{method}: {}", answer.reason())) }
     }
 
-    /// Opens an artifact; gives where its archive is to be sent.
-    pub(super) fn create(&self, name: &str, expires: Option<&str>) -> Result<String, String> {
+    /// Opens an artifact; gives where its archive is to be sent. `plain` is the type of a file that is sent as it is.
+    pub(super) fn create(
+        &self,
+        name: &str,
+        expires: Option<&str>,
+        plain: Option<&str>,
+    ) -> Result<String, String> {
         let mut asked = json!({"name": name, "version": 4});
+        if let Some(kind) = plain {
+            // Servers from before there was such a thing refuse it, and with it what they could not give back.
+            asked["version"] = 7.into();
+            asked["mime_type"] = kind.into();
+        }
         if let Some(expires) = expires {
             asked["expires_at"] = expires.into();
         }
@@ -80,7 +90,7 @@ impl<'c> Results<'c> {
     }
 
     /// Sends an archive in blocks, each of which is sent again when it got lost.
-    pub(super) fn send(&self, url: &str, archive: &Path, size: u64) -> Result<(), String> {
+    pub(super) fn send(&self, url: &str, archive: &Path, size: u64, kind: &str) -> Result<(), String> {
         let mut blocks = String::new();
         let mut start = 0;
         while start < size {
@@ -97,7 +107,8 @@ impl<'c> Results<'c> {
         let list = format!("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>{blocks}</BlockList>");
         let address = format!("{url}&comp=blocklist");
         let question = Question::new(&Method::PUT, &address, "");
-        self.put(&Question { text: Some(("application/xml", &list)), ..question })
+        let headers = [("x-ms-blob-content-type", kind.to_owned())];
+        self.put(&Question { headers: &headers, text: Some(("application/xml", &list)), ..question })
     }
 
     fn put(&self, question: &Question<'_>) -> Result<(), String> {
@@ -154,7 +165,7 @@ impl<'c> Results<'c> {
     }
 
     /// Writes an artifact's archive to a file.
-    pub(super) fn download(&self, artifact: &Artifact, token: &str, file: &Path) -> Result<u64, String> {
+    pub(super) fn download(&self, artifact: &Artifact, token: &str, file: &Path) -> Result<Came, String> {
         let (url, token) = match &artifact.archive {
             Some(url) => (url.clone(), token),
             None => (self.address(&artifact.name)?, ""),

@@ -4,7 +4,7 @@
 //! read in this process, and only zstd is a program: which of the two it is is part of a cache's version, so both must
 //! decide alike. Paths may lead out of the workspace (`../../root/.cache/x`), as `-P` allows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -103,10 +103,28 @@ fn finish(mut child: Child, done: io::Result<()>) -> io::Result<()> {
 fn write_tar<W: Write>(out: W, archive: &Path, root: &Path, paths: &[PathBuf], stop: &Stop) -> io::Result<W> {
     let own = fs::metadata(archive).map(|meta| (meta.dev(), meta.ino()))?;
     let mut writer = Writer { tar: tar::Builder::new(out), links: HashMap::new(), own, stop };
+    let all: HashSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
     for path in paths {
-        writer.add(&root.join(path), path)?;
+        // A pattern such as `a/**` finds a folder and all that is in it: that goes along with the folder.
+        if !goes_along(root, path, &all) {
+            writer.add(&root.join(path), path)?;
+        }
     }
     writer.tar.into_inner()
+}
+
+/// Whether a path lies in a folder that is packed as well; what is reached through a link does not.
+fn goes_along(root: &Path, path: &Path, all: &HashSet<&Path>) -> bool {
+    for folder in path.ancestors().skip(1) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_symlink()) {
+            return false;
+        }
+        if all.contains(folder) {
+            return true;
+        }
+    }
+    false
 }
 
 struct Writer<'s, W: Write> {
@@ -300,8 +318,12 @@ fn read_tar(input: impl Read, root: &Path, stop: &Stop) -> io::Result<()> {
                 }
             }
             EntryType::Link => {
-                clear(&path)?;
-                fs::hard_link(root.join(target.unwrap_or_default()), &path).map_err(at)?;
+                let target = root.join(target.unwrap_or_default());
+                // GNU's tar says of a file that it was given twice that it is a link to itself.
+                if !same(&target, &path) {
+                    clear(&path)?;
+                    fs::hard_link(target, &path).map_err(at)?;
+                }
                 continue;
             }
             _ => continue,
@@ -322,6 +344,12 @@ fn read_tar(input: impl Read, root: &Path, stop: &Stop) -> io::Result<()> {
 fn chown(path: &Path, (user, group): (u64, u64)) {
     let id = |id: u64| u32::try_from(id).ok();
     let _ = std::os::unix::fs::lchown(path, id(user), id(group));
+}
+
+/// Whether two paths are of one file.
+fn same(left: &Path, right: &Path) -> bool {
+    let identity = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    identity(left).is_some_and(|found| identity(right) == Some(found))
 }
 
 /// Makes room for a file.
@@ -422,6 +450,42 @@ mod tests {
                 .status();
             assert!(done.unwrap().success());
             check(other.path());
+        }
+    }
+
+    #[test]
+    fn what_is_found_twice_is_packed_once() {
+        let from = tempfile::tempdir().unwrap();
+        tree(from.path());
+        let (archive, root) = (from.path().join("archive"), from.path().join("w"));
+        std::os::unix::fs::symlink("dir", root.join("through")).unwrap();
+        let paths = ["dir", "dir/file", "dir/same", "dir/empty", "through/file"].map(PathBuf::from);
+        pack(&archive, &root, &paths, &Method::Gzip, &Stop::never()).unwrap();
+        let listed = Command::new("tar").arg("-tzf").arg(&archive).output().unwrap();
+        let names = String::from_utf8(listed.stdout).unwrap();
+        assert_eq!(names.lines().filter(|name| *name == "dir/file").count(), 1, "{names}");
+        assert_eq!(names.lines().filter(|name| *name == "dir/empty/").count(), 1, "{names}");
+        assert!(names.contains("through/file"), "{names}");
+    }
+
+    #[test]
+    fn what_tar_was_given_twice_is_unpacked() {
+        let from = tempfile::tempdir().unwrap();
+        fs::create_dir(from.path().join("w")).unwrap();
+        fs::write(from.path().join("w/file"), "one").unwrap();
+        let archive = from.path().join("archive.tar.gz");
+        let status = Command::new("tar")
+            .args(["--posix", "-P", "-z", "-cf"])
+            .arg(&archive)
+            .arg("-C")
+            .arg(from.path().join("w"))
+            .args([".", "file", "file"])
+            .status();
+        assert!(status.unwrap().success());
+        let to = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            unpack(&archive, to.path(), &Method::Gzip, &Stop::never()).unwrap();
+            assert_eq!(fs::read(to.path().join("file")).unwrap(), b"one");
         }
     }
 

@@ -1,7 +1,9 @@
-//! The archives of version 4 artifacts: ZIP, deflated, without permissions (as the originals have it).
+//! The archives of version 4 artifacts: ZIP, deflated. They hold permissions, which unpacking leaves aside, as with the
+//! originals.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -10,6 +12,8 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use super::Stop;
 
+/// The type of such archives.
+pub(super) const TYPE: &str = "application/zip";
 /// How much is copied at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
@@ -40,7 +44,7 @@ pub(super) fn pack(archive: &Path, members: &[Member], level: u8, stop: &Stop) -
             .compression_method(method)
             .compression_level((level > 0).then_some(i64::from(level)))
             .last_modified_time(time(&meta))
-            .unix_permissions(0o644)
+            .unix_permissions(meta.mode() & 0o7777)
             .large_file(meta.len() >= u64::from(u32::MAX) - (1 << 20));
         zip.start_file(member.name.as_str(), options).map_err(io::Error::from)?;
         loop {
@@ -75,6 +79,22 @@ pub(super) fn digest(path: &Path) -> io::Result<(u64, String)> {
         }
     }
     Ok((size, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// Whether what was downloaded is an archive: by its type, where the service says one that says something, or by how
+/// it begins.
+pub(super) fn is_archive(kind: Option<&str>, url_path: &str, file: &Path) -> bool {
+    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        TYPE | "application/x-zip-compressed" | "application/zip-compressed" => true,
+        _ if url_path.to_ascii_lowercase().ends_with(".zip") => true,
+        "" | "application/octet-stream" | "binary/octet-stream" => {
+            let mut begin = [0; 4];
+            let read = File::open(file).and_then(|mut file| file.read_exact(&mut begin));
+            read.is_ok() && matches!(&begin, b"PK\x03\x04" | b"PK\x05\x06")
+        }
+        _ => false,
+    }
 }
 
 /// Unpacks an archive into a folder. A name that leads out of it is an error.
