@@ -15,4 +15,4 @@ mod v1;
 mod v2;
 
 pub use server::{Options, Server};
-pub use store::{Grant, Store};
+pub use store::{Counts, Grant, Store, Swept};

@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{Failure, Outcome};
 use crate::deploy::{self, Access, Helm, KUBECONFIG_VARIABLE, Request, Smoke, Ways};
 use crate::image::registry;
+use crate::observe::tally;
 use crate::ssh;
 
 /// Deploy with helm and say why it failed.
@@ -267,7 +268,9 @@ fn upgrade(args: &HelmArgs, mut request: Request, helm: &Helm) -> Outcome {
     }
     let json = args.json;
     let mut say = |line: &str| if json { eprintln!("{line}") } else { println!("{line}") };
-    let outcome = deploy::deploy(&mut request, helm, &interrupted, &mut say)?;
+    let outcome = deploy::deploy(&mut request, helm, &interrupted, &mut say);
+    tally::note(&tally::Entry::Deploy { ok: matches!(outcome, Ok(deploy::Outcome::Deployed(_))) });
+    let outcome = outcome?;
     let request = &request;
     record(request, &outcome)?;
     if json {

@@ -21,11 +21,13 @@
 //! | `release` | the release's state: in words, freed of a lock |
 //! | `smoke` | the question that is asked of the application in the end |
 //! | `upgrade` | one deployment from beginning to end |
+//! | `doctor` | whether a deployment could be made, without making one |
 //! | `report` | the outcome for people, for programs and for the job's summary |
 
 mod access;
 mod claim;
 mod diagnosis;
+pub mod doctor;
 mod error;
 mod evidence;
 mod helm;
