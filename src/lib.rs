@@ -19,6 +19,9 @@
 //! | [`image`] | docker-archive and OCI layout, registry client, push, prune | `http` |
 //! | [`deploy`] | helm, rollout, diagnosis | `ssh`, `http`, `image` |
 //! | [`ssh`] | connections to other hosts: programs, tunnels, files | `http` (names) |
+//! | [`doctor`] | whether this host can do what it is to do | `config`, `gitea`, `observe`, `limits` |
+//! | [`housekeeping`] | what is removed, what is kept in the Nix store | `config`, `supervisor`, `cache` |
+//! | [`observe`] | metrics, health, how the daemon stands | `events`, `cache` |
 //! | [`notify`] | telling systemd how the daemon is | nothing |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
@@ -29,14 +32,17 @@ pub mod cli;
 pub mod config;
 pub mod deploy;
 pub mod diagnose;
+pub mod doctor;
 pub mod events;
 pub mod gitea;
+pub mod housekeeping;
 pub mod http;
 pub mod image;
 pub mod job;
 pub mod limits;
 pub mod local;
 pub mod notify;
+pub mod observe;
 pub mod ssh;
 pub mod supervisor;
 pub mod workflow;

@@ -68,13 +68,13 @@ fn an_empty_file_is_the_defaults() {
 
 #[test]
 fn unknown_keys_are_warned_about_with_file_and_line() {
-    let (_, warnings) = parse("runner:\n  capcity: 2\n  colour: red\nmetrics:\n  addr: x\n").unwrap();
+    let (_, warnings) = parse("runner:\n  capcity: 2\n  colour: red\nmatrix:\n  addr: x\n").unwrap();
     assert_eq!(
         warnings,
         [
             "config.yaml:2:3: runner.capcity: unknown key, ignored; did you mean capacity?",
             "config.yaml:3:3: runner.colour: unknown key, ignored",
-            "config.yaml:4:1: metrics: unknown key, ignored",
+            "config.yaml:4:1: matrix: unknown key, ignored",
         ]
     );
 }

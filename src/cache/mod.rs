@@ -16,4 +16,4 @@ mod v2;
 
 pub(crate) use reply::{decode, encode};
 pub use server::{Options, Server};
-pub use store::{Grant, Store};
+pub use store::{Counts, Grant, Store, Swept};

@@ -10,6 +10,8 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -127,6 +129,31 @@ pub enum Error {
 pub struct Store {
     directory: PathBuf,
     quota: u64,
+    counts: Arc<Counts>,
+}
+
+/// How often something was found, for the metrics.
+#[derive(Debug, Default)]
+pub struct Counts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counts {
+    /// Hits and misses.
+    #[must_use]
+    pub fn read(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+}
+
+/// What a sweep has removed, or would remove.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries and uploads.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -138,7 +165,13 @@ impl Store {
         for folder in [directory.join("entries"), directory.join("uploads")] {
             fs::create_dir_all(&folder).map_err(io_at(&folder))?;
         }
-        Ok(Self { directory: directory.to_owned(), quota })
+        Ok(Self { directory: directory.to_owned(), quota, counts: Arc::default() })
+    }
+
+    /// How often something was found.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     fn entries(&self) -> PathBuf {
@@ -173,10 +206,12 @@ impl Store {
                     .or_else(|| mine().filter(|entry| entry.meta.key.starts_with(key)).max_by_key(newest));
                 if let Some(found) = found {
                     self.touch(found);
+                    self.counts.hits.fetch_add(1, Ordering::Relaxed);
                     return Ok(Some(found.clone()));
                 }
             }
         }
+        self.counts.misses.fetch_add(1, Ordering::Relaxed);
         Ok(None)
     }
 
@@ -393,11 +428,32 @@ impl Store {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn sweep(&self) -> Result<(), Error> {
+    pub fn sweep(&self) -> Result<Swept, Error> {
+        self.sweep_as(false)
+    }
+
+    /// What [`Store::sweep`] would remove.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn would_sweep(&self) -> Result<Swept, Error> {
+        self.sweep_as(true)
+    }
+
+    fn sweep_as(&self, dry: bool) -> Result<Swept, Error> {
+        let mut swept = Swept::default();
+        let mut remove = |files: &[&Path], bytes: u64| {
+            swept.files += 1;
+            swept.bytes += bytes;
+            for file in files.iter().filter(|_| !dry) {
+                let _ = fs::remove_file(file);
+            }
+        };
+        let size = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
         let uploads = self.directory.join("uploads");
         for file in fs::read_dir(&uploads).map_err(io_at(&uploads))?.flatten() {
             if age(&file.path()).is_some_and(|age| age > STALE) {
-                let _ = fs::remove_file(file.path());
+                remove(&[&file.path()], size(&file.path()));
             }
         }
         let mut all = Vec::new();
@@ -408,14 +464,12 @@ impl Store {
                 let Ok(meta) = file.metadata() else { continue };
                 let used = meta.modified().unwrap_or(UNIX_EPOCH);
                 if file_id(&path, "json").is_some() {
-                    let blob = path.with_extension("blob");
-                    let size = fs::metadata(&blob).map_or(0, |blob| blob.len());
-                    all.push((used, size, path));
+                    all.push((used, size(&path.with_extension("blob")), path));
                 } else if file_id(&path, "blob").is_none_or(|_| !path.with_extension("json").exists())
                     && age(&path).is_some_and(|age| age > STALE)
                 {
                     // An archive whose entry was never written.
-                    let _ = fs::remove_file(&path);
+                    remove(&[&path], meta.len());
                 }
             }
         }
@@ -426,12 +480,11 @@ impl Store {
             let unused = now.duration_since(used).is_ok_and(|age| age > UNUSED);
             if unused || total > self.quota {
                 // The entry goes first, so that nobody finds one without its archive.
-                let _ = fs::remove_file(&path);
-                let _ = fs::remove_file(path.with_extension("blob"));
+                remove(&[&path, &path.with_extension("blob")], size);
                 total = total.saturating_sub(size);
             }
         }
-        Ok(())
+        Ok(swept)
     }
 }
 

@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{Failure, Outcome};
-use crate::config::{self, Config, Level};
+use crate::config::{self, Config, Level, LogFormat};
 use crate::gitea::{self, DaemonError, Left, Registration};
 use crate::limits::cap;
 use crate::limits::ceiling::Ceiling;
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// where none is running, report on the jobs that are there and leave
     #[arg(long, conflicts_with = "once")]
     drain: bool,
+    /// How log messages are written [default: log.format of the configuration]
+    #[arg(long, value_name = "FORMAT", value_parser = format, hide_possible_values = false)]
+    log_format: Option<LogFormat>,
 }
 
 /// What the daemon and the processes of jobs ask of the out-of-memory killer, in thousandths of the memory less.
@@ -46,12 +49,12 @@ SIGHUP reads the configuration again (labels, capacity, limits; jobs that run ke
 
 Examples:
   sower daemon
-  sower daemon -c runner-config/config.yaml
+  sower daemon -c runner-config/config.yaml --log-format json
   sower daemon --drain";
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (config, warnings) = Config::load(args.config.as_deref()).map_err(Failure::wrong_question)?;
-    start_log(&config);
+    start_log(&config, args.log_format.unwrap_or(config.log.format));
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -142,22 +145,45 @@ fn take_lock(state: &StateDir, drain: bool) -> Result<Lock, Failure> {
     }
 }
 
-/// Sends the log to stderr, in colour on a terminal.
-fn start_log(config: &config::Config) {
-    let level = match config.log.level {
+fn format(word: &str) -> Result<LogFormat, String> {
+    match word {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("text or json is expected".to_owned()),
+    }
+}
+
+fn filter(level: Level) -> LevelFilter {
+    match level {
         Level::Trace => LevelFilter::TRACE,
         Level::Debug => LevelFilter::DEBUG,
         Level::Info => LevelFilter::INFO,
         Level::Warn => LevelFilter::WARN,
         Level::Error => LevelFilter::ERROR,
-    };
+    }
+}
+
+/// Sends the log to stderr: as lines, in colour on a terminal, or as JSON.
+fn start_log(config: &config::Config, format: LogFormat) {
+    let level = filter(config.log.level);
     let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
-    let layer = tracing_subscriber::fmt::layer()
-        .with_target(config.log.level <= Level::Debug)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        // What libraries say is of use in the finest detail only.
-        .with_filter(Targets::new().with_default(libraries).with_target("sower", level));
+    // What libraries say is of use in the finest detail only.
+    let mut targets = Targets::new().with_default(libraries).with_target("sower", level);
+    for (room, level) in &config.log.rooms {
+        targets = targets.with_target(format!("sower::{room}"), filter(*level));
+    }
+    let lowest = config.log.rooms.values().copied().chain([config.log.level]).min().unwrap_or_default();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     // Only a second call in one process could fail.
-    let _ = tracing_subscriber::registry().with(layer).try_init();
+    let _ = match format {
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            registry.with(layer.with_filter(targets)).try_init()
+        }
+        LogFormat::Text => {
+            let layer = layer.with_target(lowest <= Level::Debug).with_ansi(std::io::stderr().is_terminal());
+            registry.with(layer.with_filter(targets)).try_init()
+        }
+    };
 }

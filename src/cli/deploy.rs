@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{Failure, Outcome};
 use crate::deploy::{self, Access, Helm, KUBECONFIG_VARIABLE, Request, Smoke, Ways};
 use crate::image::registry;
+use crate::observe::tally;
 use crate::ssh;
 
 /// Deploy with helm and say why it failed.
@@ -301,7 +302,9 @@ fn upgrade(args: &HelmArgs, mut request: Request, helm: &Helm) -> Result<Outcome
             tell(line);
         }
     };
-    let outcome = deploy::deploy(&mut request, helm, &interrupted, &mut say)?;
+    let outcome = deploy::deploy(&mut request, helm, &interrupted, &mut say);
+    tally::note(&tally::Entry::Deploy { ok: matches!(outcome, Ok(deploy::Outcome::Deployed(_))) });
+    let outcome = outcome?;
     let request = &request;
     record(request, &outcome)?;
     if json {

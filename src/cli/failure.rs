@@ -11,17 +11,30 @@ pub type Outcome = Result<ExitCode, Failure>;
 pub struct Failure {
     code: u8,
     message: String,
+    last: bool,
 }
 
 impl Failure {
     /// The thing asked about is not well: exit code 1.
     pub fn not_well(message: impl fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
+        Self { code: 1, message: message.to_string(), last: false }
     }
 
     /// The question itself was wrong (arguments, a file that is not there): exit code 2.
     pub fn wrong_question(message: impl fmt::Display) -> Self {
-        Self { code: 2, message: message.to_string() }
+        Self { code: 2, message: message.to_string(), last: false }
+    }
+
+    /// There is no use in asking again.
+    #[must_use]
+    pub fn for_good(self) -> Self {
+        Self { last: true, ..self }
+    }
+
+    /// Whether there is no use in asking again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.last
     }
 
     /// The exit code to leave with.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::events::bound::Bounded;
 use crate::events::journal::Writer;
+use crate::housekeeping;
 use crate::job::executor;
 use crate::job::process::Control;
 use crate::job::spec::JobSpec;
@@ -48,6 +49,18 @@ pub(super) fn run(args: &Args) -> Outcome {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         control.cancel_on(signal).map_err(Failure::not_well)?;
     }
+    let gc_lock = match &spec.operator.gc_lock {
+        Some(path) => {
+            let begun = std::time::Instant::now();
+            let lock = housekeeping::hold_for_job(path, || !control.is_cancelled());
+            let waited = begun.elapsed().as_secs();
+            if waited > 0 {
+                spec.head.push(format!("Waited {waited} s for the cleaning of the Nix store to end"));
+            }
+            lock.inspect_err(|error| spec.head.push(format!("{}: {error}", path.display()))).ok().flatten()
+        }
+        None => None,
+    };
     let mut journal = Writer::create(&directory.journal()).map_err(Failure::not_well)?;
     directory.reserve().map_err(Failure::not_well)?;
     let members = supervisor::enter(&directory).map_err(Failure::not_well)?;
@@ -66,6 +79,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     });
     let mut bounded = Bounded::new(&mut journal, spec.journal_limit);
     let ended = executor::run(&spec, &mut bounded, &control, members);
+    drop(gc_lock);
     // Whether it is written here or by the daemon: the end needs room.
     directory.release();
     ended.map_err(|error| Failure::not_well(named(&directory.journal(), &error)))?;

@@ -5,15 +5,19 @@ mod check;
 mod config;
 mod daemon;
 mod deploy;
+mod doctor;
 mod eval;
 mod exec;
 mod failure;
+mod gc;
 mod ghc;
 mod image;
 mod job;
 mod jobs;
+mod migrate;
 mod nix;
 mod register;
+mod status;
 
 use std::process::ExitCode;
 
@@ -32,6 +36,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   sower register --instance https://git.example.org --token TOKEN --labels haskelseed:host
+  sower doctor
   sower daemon
   sower exec -W .gitea/workflows/deploy.yaml";
 
@@ -39,6 +44,10 @@ Examples:
 enum Command {
     Register(register::Args),
     Daemon(daemon::Args),
+    Migrate(migrate::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Gc(gc::Args),
     Exec(exec::Args),
     Eval(eval::Args),
     Check(check::Args),
@@ -66,6 +75,10 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Register(args) => register::run(&args),
         Command::Daemon(args) => daemon::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Gc(args) => gc::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Eval(args) => eval::run(&args),
         Command::Check(args) => check::run(&args),

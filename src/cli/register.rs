@@ -64,38 +64,46 @@ pub(super) fn run(args: &Args) -> Outcome {
     let ask = !args.no_interactive && std::io::stdin().is_terminal();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
 
-    let address = match &args.instance {
-        Some(address) => address.clone(),
-        None if ask => prompt("Address of the instance", None)?,
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::not_well(format!("cannot start: {error}")))?;
+    let client = |address: Address| Client::new(address, config.runner.insecure).map_err(Failure::not_well);
+    let client = match &args.instance {
+        Some(address) => client(address.parse().map_err(Failure::wrong_question)?)?,
+        None if ask => {
+            eprintln!("Which Gitea is this runner for? The address as a browser has it, such as https://git.example.org");
+            again(|| {
+                let client = client(prompt("Address", None)?.parse().map_err(Failure::wrong_question)?)?;
+                runtime.block_on(gitea::look(&client)).map_err(Failure::not_well)?;
+                eprintln!("  {} answers, and its Actions are on", client.address());
+                Ok(client)
+            })?
+        }
         None => return Err(Failure::wrong_question("no instance; give --instance URL")),
     };
-    let address: Address = address.parse().map_err(Failure::wrong_question)?;
-    let token = match args.token.clone().or_else(token_of_environment) {
-        Some(token) => token,
-        None if ask => secret_prompt("Registration token")?,
-        None => {
-            let variable = TOKEN_VARIABLES[0];
-            return Err(Failure::wrong_question(format!(
-                "no registration token; set {variable}, or give --token"
-            )));
-        }
-    };
-    let token = token.trim().to_owned();
-    if token.is_empty() {
-        return Err(Failure::wrong_question("the registration token is empty"));
-    }
     let name = match &args.name {
-        Some(name) => name.clone(),
-        None if ask => prompt("Name of this runner", Some(&host))?,
-        None => host,
+        Some(name) => checked_name(name)?,
+        None if ask => {
+            eprintln!("What is it called there?");
+            again(|| checked_name(&prompt("Name", Some(&host))?))?
+        }
+        None => checked_name(&host)?,
     };
-    if name.trim().is_empty() {
-        return Err(Failure::wrong_question("the runner's name is empty; give --name"));
-    }
     let labels = match &args.labels {
         Some(labels) => parse_labels(labels)?,
         None if !config.runner.labels.is_empty() => config.runner.labels.clone(),
-        None if ask => parse_labels(&prompt("Labels, separated by commas, such as haskelseed:host", None)?)?,
+        None if ask => {
+            eprintln!(
+                "Which jobs are for it? Labels, with commas between them: what `runs-on` of a workflow asks for\n  \
+                 haskelseed:host           jobs with runs-on: haskelseed\n  \
+                 haskelseed:host,big:host  those, and jobs with runs-on: big"
+            );
+            again(|| {
+                let labels = parse_labels(&prompt("Labels", Some(&format!("{host}:host")))?)?;
+                if labels.is_empty() { Err(Failure::wrong_question("no label")) } else { Ok(labels) }
+            })?
+        }
         None => Vec::new(),
     };
     if labels.is_empty() {
@@ -112,15 +120,31 @@ pub(super) fn run(args: &Args) -> Outcome {
         Err(RegistrationError::Missing { .. } | RegistrationError::Wrong { .. }) => None,
         Err(error) => return Err(Failure::not_well(error)),
     };
-    let client = Client::new(address, config.runner.insecure).map_err(Failure::not_well)?;
-    let new = NewRunner { token, name, labels, ephemeral: args.ephemeral };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::not_well(format!("cannot start: {error}")))?;
-    let registration = runtime
-        .block_on(gitea::register(&client, &new))
-        .map_err(|error: RegisterError| Failure::not_well(error))?;
+    let register = |token: String| {
+        let token = token.trim().to_owned();
+        if token.is_empty() {
+            return Err(Failure::wrong_question("the registration token is empty"));
+        }
+        let new =
+            NewRunner { token, name: name.clone(), labels: labels.clone(), ephemeral: args.ephemeral };
+        runtime.block_on(gitea::register(&client, &new)).map_err(|error: RegisterError| Failure::not_well(error))
+    };
+    let registration = match args.token.clone().or_else(token_of_environment) {
+        Some(token) => register(token)?,
+        None if ask => {
+            eprintln!(
+                "The registration token: Settings, Actions, Runners, Create new runner, of the instance, an organisation or \
+                 a repository. It is not shown."
+            );
+            again(|| register(secret_prompt("Token")?))?
+        }
+        None => {
+            let variable = TOKEN_VARIABLES[0];
+            return Err(Failure::wrong_question(format!(
+                "no registration token; set {variable}, or give --token"
+            )));
+        }
+    };
     registration.write(file).map_err(Failure::not_well)?;
     if let Some(before) = before {
         eprintln!(
@@ -136,6 +160,27 @@ pub(super) fn run(args: &Args) -> Outcome {
         file.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks until the answer will do, or there are no more answers.
+fn again<T>(mut question: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
+    loop {
+        match question() {
+            Err(failure) if !failure.is_final() => eprintln!("  {failure}"),
+            done => return done,
+        }
+    }
+}
+
+fn checked_name(name: &str) -> Result<String, Failure> {
+    let name = name.trim();
+    if name.is_empty() {
+        return Err(Failure::wrong_question("the runner's name is empty; give --name"));
+    }
+    if name.chars().count() > 255 {
+        return Err(Failure::wrong_question("the runner's name is longer than 255 characters; give a shorter --name"));
+    }
+    Ok(name.to_owned())
 }
 
 fn parse_labels(text: &str) -> Result<Vec<Label>, Failure> {
@@ -155,7 +200,7 @@ fn prompt(question: &str, default: Option<&str>) -> Result<String, Failure> {
     let answer = read_line()?;
     match (answer.trim(), default) {
         ("", Some(default)) => Ok(default.to_owned()),
-        ("", None) => Err(Failure::wrong_question("no answer")),
+        ("", None) => Err(Failure::wrong_question("an answer is expected; Ctrl-C leaves")),
         (answer, _) => Ok(answer.to_owned()),
     }
 }
@@ -181,9 +226,9 @@ fn secret_prompt(question: &str) -> Result<String, Failure> {
 fn read_line() -> Result<String, Failure> {
     let _ = std::io::stderr().flush();
     let mut line = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| Failure::wrong_question(format!("cannot read the answer: {error}")))?;
-    Ok(line)
+    match std::io::stdin().lock().read_line(&mut line) {
+        Ok(0) => Err(Failure::wrong_question("no more answers").for_good()),
+        Ok(_) => Ok(line),
+        Err(error) => Err(Failure::wrong_question(format!("cannot read the answer: {error}")).for_good()),
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::section::{Findings, Section};
-use super::{Config, Error, Finding, Label, Level, Native};
+use super::{Config, Error, Finding, Label, Level, LogFormat, Native};
 use crate::yaml::{self, Node};
 
 const LEVELS: [(&str, Level); 7] = [
@@ -16,6 +16,23 @@ const LEVELS: [(&str, Level); 7] = [
     ("error", Level::Error),
     ("fatal", Level::Error),
 ];
+
+const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// The rooms of the program whose messages can be told apart.
+pub const ROOMS: [&str; 12] = [
+    "archive", "cache", "cli", "config", "deploy", "gitea", "housekeeping", "http", "image", "job", "observe",
+    "supervisor",
+];
+
+fn is_room(name: &str) -> bool {
+    ROOMS.contains(&name)
+}
+
+/// A level by its name.
+pub(super) fn level(word: &str) -> Option<Level> {
+    LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)).map(|(_, level)| *level)
+}
 
 const NATIVE: [(&str, Native); 3] =
     [("auto", Native::Auto), ("always", Native::Always), ("never", Native::Never)];
@@ -46,7 +63,18 @@ pub(super) fn known() -> Vec<String> {
 fn visit(document: &Node, findings: &mut Findings) -> Config {
     let mut config = Config::default();
     let mut root = Section::document(document, findings);
-    root.section("log", |s| s.word("level", &mut config.log.level, &LEVELS));
+    root.section("log", |s| {
+        s.word("level", &mut config.log.level, &LEVELS);
+        s.word("format", &mut config.log.format, &FORMATS);
+        let mut rooms = std::collections::BTreeMap::new();
+        s.texts("rooms", &mut rooms, is_room);
+        for (room, word) in rooms {
+            match level(&word) {
+                Some(level) => _ = config.log.rooms.insert(room, level),
+                None => s.wrong("rooms", &room, &format!("a level such as debug is expected, this is {word:?}")),
+            }
+        }
+    });
     root.section("runner", |s| runner(s, &mut config.runner));
     root.section("cache", |s| {
         let cache = &mut config.cache;
@@ -95,7 +123,35 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
             own.advice = advice.unwrap_or_default();
         });
     });
-    root.section("housekeeping", |s| s.bytes("min_free", &mut config.housekeeping.min_free, 0));
+    root.section("housekeeping", |s| {
+        let housekeeping = &mut config.housekeeping;
+        s.bytes("min_free", &mut housekeeping.min_free, 0);
+        s.duration("interval", &mut housekeeping.interval, Duration::ZERO);
+        s.number("results", &mut housekeeping.results, 0, 1000);
+        s.bytes("store_min_free", &mut housekeeping.store_min_free, 0);
+    });
+    root.section("metrics", |s| {
+        s.bool("enabled", &mut config.metrics.enabled);
+        s.checked_text("addr", &mut config.metrics.addr, |addr| match addr.strip_prefix("unix:") {
+            Some(path) if Path::new(path).is_absolute() => Ok(()),
+            Some(_) => Err("an absolute path is expected behind unix:".to_owned()),
+            None => match addr.parse::<std::net::SocketAddr>() {
+                Ok(addr) if addr.ip().is_loopback() => Ok(()),
+                Ok(_) => Err("only this host may read them: an address such as 127.0.0.1:9101 is expected".to_owned()),
+                Err(_) => Err(format!("127.0.0.1:PORT or unix:/PATH is expected, this is {addr:?}")),
+            },
+        });
+    });
+    root.section("hooks", |s| {
+        s.optional_path("job_started", &mut config.hooks.job_started);
+        s.optional_path("job_completed", &mut config.hooks.job_completed);
+        s.duration("timeout", &mut config.hooks.timeout, Duration::from_secs(1));
+    });
+    root.section("notify", |s| {
+        s.optional_text("url", &mut config.notify.url);
+        s.optional_path("url_file", &mut config.notify.url_file);
+        s.optional_path("secret_file", &mut config.notify.secret_file);
+    });
     root.finish();
     config
 }

@@ -8,6 +8,7 @@ mod duration;
 mod env_file;
 mod keys;
 mod label;
+mod migrate;
 mod section;
 mod settings;
 
@@ -21,6 +22,8 @@ pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration};
 pub use env_file::EnvFileError;
 pub use label::{Label, LabelError, Schema};
+pub use keys::ROOMS;
+pub use migrate::{Fate, Migrated, Moved, migrate, split_labels};
 pub use settings::{Setting, settings};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,12 @@ pub struct Config {
     pub ghc: Ghc,
     /// `housekeeping`: room on the disk.
     pub housekeeping: Housekeeping,
+    /// `metrics`: what monitoring may read.
+    pub metrics: Metrics,
+    /// `hooks`: programs of the operator around each job.
+    pub hooks: Hooks,
+    /// `notify`: who is told of jobs that fail.
+    pub notify: Notify,
     /// `limits`: what a job may use.
     pub limits: HostLimits,
     /// `history`: what is kept of jobs that have ended.
@@ -62,6 +71,20 @@ pub struct Config {
 pub struct Log {
     /// The least important message that is written.
     pub level: Level,
+    /// How messages are written.
+    pub format: LogFormat,
+    /// The same for single rooms of the program, by name, such as `gitea`.
+    pub rooms: BTreeMap<String, Level>,
+}
+
+/// How log messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Lines for people, in colour on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How important a log message is.
@@ -335,10 +358,73 @@ pub struct OwnCause {
 }
 
 /// `housekeeping`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Housekeeping {
     /// Fewest free bytes where jobs are kept and work; with fewer no task is fetched. 0 fetches always.
     pub min_free: u64,
+    /// Time between two turns while no job runs; zero for none.
+    pub interval: Duration,
+    /// Of how many successful jobs of each repository the results stay in the Nix store, with all that they were built
+    /// from.
+    pub results: u32,
+    /// Free bytes on the disk of the Nix store that garbage is collected for; 0 leaves the store alone.
+    pub store_min_free: u64,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        Self { min_free: 0, interval: Duration::from_secs(24 * 3600), results: 3, store_min_free: 0 }
+    }
+}
+
+/// `metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Serve them.
+    pub enabled: bool,
+    /// Where: `127.0.0.1:9101`, or `unix:/run/sower.sock`.
+    pub addr: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enabled: false, addr: "127.0.0.1:9101".to_owned() }
+    }
+}
+
+/// `hooks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// Runs before the first step; a failure is the job's.
+    pub job_started: Option<PathBuf>,
+    /// Runs after the last step.
+    pub job_completed: Option<PathBuf>,
+    /// How long each may take.
+    pub timeout: Duration,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { job_started: None, job_completed: None, timeout: Duration::from_secs(60) }
+    }
+}
+
+/// `notify`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Notify {
+    /// Where the message is posted. It may hold a secret.
+    pub url: Option<String>,
+    /// A file with that address.
+    pub url_file: Option<PathBuf>,
+    /// A file with the secret that messages are signed with.
+    pub secret_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notify").field("url_file", &self.url_file).finish_non_exhaustive()
+    }
 }
 
 /// Something in a configuration file that is wrong or odd, and where.
@@ -407,6 +493,10 @@ impl Config {
             &mut config.cache.dir,
             &mut config.host.workdir_parent,
             &mut config.host.home,
+            &mut config.hooks.job_started,
+            &mut config.hooks.job_completed,
+            &mut config.notify.url_file,
+            &mut config.notify.secret_file,
         ];
         for path in optional.into_iter().flatten() {
             absolute(path)?;

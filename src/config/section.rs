@@ -112,6 +112,28 @@ impl<'a> Section<'a> {
         self.value(name, into, |node| text(node).map(|text| Some(text).filter(|text| !text.is_empty())));
     }
 
+    /// A string that `check` has nothing against.
+    pub(super) fn checked_text(
+        &mut self,
+        name: &'static str,
+        into: &mut String,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) {
+        self.value(name, into, |node| {
+            let text = text(node)?;
+            check(&text)?;
+            Ok(text)
+        });
+    }
+
+    /// Says what is wrong with a value that was read already.
+    pub(super) fn wrong(&mut self, name: &str, key: &str, message: &str) {
+        let node = self.entries.iter().find(|(entry, _)| entry.text == name);
+        let place = node.and_then(|(_, node)| node.get(key)).map_or(self.place, |node| node.place);
+        let key = format!("{}{name}.{key}", self.prefix);
+        self.findings.error(place, &key, message);
+    }
+
     pub(super) fn path(&mut self, name: &'static str, into: &mut PathBuf) {
         self.value(name, into, |node| match text(node)? {
             empty if empty.is_empty() => Err("a path is expected, this is empty".to_owned()),

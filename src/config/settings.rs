@@ -34,7 +34,12 @@ pub fn settings(path: Option<&Path>) -> Result<Vec<Setting>, Error> {
     let settings = Config::known_keys().into_iter().map(|key| {
         let found = file.as_ref().and_then(|file| at(file, &key)).filter(|node| !node.is_null());
         let value = found.or_else(|| example.as_ref().and_then(|example| at(example, &key)));
-        Setting { value: value.map_or_else(String::new, write), from_file: found.is_some(), key }
+        // An address that people are told at is often a secret itself.
+        let value = match value {
+            Some(_) if found.is_some() && key == "notify.url" => "…".to_owned(),
+            value => value.map_or_else(String::new, write),
+        };
+        Setting { value, from_file: found.is_some(), key }
     });
     Ok(settings.collect())
 }

@@ -26,12 +26,14 @@
 //! | `in_use` | which images deployments from this host run: they are not to be pruned |
 //! | `smoke` | the question that is asked of the application in the end |
 //! | `upgrade` | one deployment from beginning to end |
+//! | `doctor` | whether a deployment could be made, without making one |
 //! | `report` | the outcome for people, for programs and for the job's summary |
 
 mod access;
 mod at_work;
 mod claim;
 mod diagnosis;
+pub mod doctor;
 mod error;
 mod evidence;
 mod expiry;

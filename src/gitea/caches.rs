@@ -20,6 +20,7 @@ const PORT_FILE: &str = "cache-port";
 pub(super) struct Caches {
     url: Option<String>,
     server: Option<Server>,
+    counts: Option<std::sync::Arc<crate::cache::Counts>>,
 }
 
 impl Caches {
@@ -27,22 +28,27 @@ impl Caches {
     pub(super) fn start(config: &Config, state: &Path) -> Self {
         let cache = &config.cache;
         if !cache.enabled {
-            return Self { url: None, server: None };
+            return Self { url: None, server: None, counts: None };
         }
         if let Some(external) = &cache.external_server {
-            return Self { url: Some(external.clone()), server: None };
+            return Self { url: Some(external.clone()), server: None, counts: None };
         }
         let directory = cache.dir.clone().unwrap_or_else(|| state.join("cache")).join("store");
         match serve(cache, &directory, state) {
-            Ok(server) => {
+            Ok((server, counts)) => {
                 info!("cache server at {}", server.url());
-                Self { url: Some(server.url().to_owned()), server: Some(server) }
+                Self { url: Some(server.url().to_owned()), server: Some(server), counts: Some(counts) }
             }
             Err(error) => {
                 warn!("no cache server, jobs run without one: {error}");
-                Self { url: None, server: None }
+                Self { url: None, server: None, counts: None }
             }
         }
+    }
+
+    /// How often jobs found what they asked for, where the server is ours.
+    pub(super) fn counts(&self) -> Option<std::sync::Arc<crate::cache::Counts>> {
+        self.counts.clone()
     }
 
     /// Where jobs find it.
@@ -67,7 +73,11 @@ impl Caches {
     }
 }
 
-fn serve(cache: &Cache, directory: &Path, state: &Path) -> Result<Server, String> {
+fn serve(
+    cache: &Cache,
+    directory: &Path,
+    state: &Path,
+) -> Result<(Server, std::sync::Arc<crate::cache::Counts>), String> {
     let named = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
     let store = Store::open(directory, cache.quota).map_err(|error| error.to_string())?;
     store.sweep().map_err(|error| error.to_string())?;
@@ -92,5 +102,5 @@ fn serve(cache: &Cache, directory: &Path, state: &Path) -> Result<Server, String
     };
     let server = start(ports[0]).or_else(|_| start(ports[1]))?;
     fs::write(&file, server.port().to_string()).map_err(|error| named(&file, &error))?;
-    Ok(server)
+    Ok((server, store.counts()))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
@@ -17,6 +17,7 @@ use sower_wire::runner::{
 
 use super::error::{Code, Error};
 use crate::http;
+use crate::observe::Observer;
 
 /// A reply larger than this is none. Tasks carry the webhook's event and all secrets and may be large.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
@@ -121,6 +122,7 @@ pub struct Client {
     credentials: Option<Credentials>,
     /// What the reply to Declare said of job summaries; until there is one they are tried.
     summaries: Arc<AtomicBool>,
+    observer: Option<Observer>,
 }
 
 /// Header of the reply to Declare, from 1.27 on: what the server can do.
@@ -134,13 +136,20 @@ impl Client {
     pub fn new(address: Address, insecure: bool) -> Result<Self, Error> {
         let http = http::client(&http::Options { insecure, timeout: None, ..http::Options::default() })
             .map_err(|error| unreachable(&address, &error))?;
-        Ok(Self { http, address, credentials: None, summaries: Arc::new(AtomicBool::new(true)) })
+        Ok(Self { http, address, credentials: None, summaries: Arc::new(AtomicBool::new(true)), observer: None })
     }
 
     /// The same for a registered runner.
     #[must_use]
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
+        self
+    }
+
+    /// The same where each call is counted.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -205,6 +214,19 @@ impl Client {
         self.runner("UpdateLog", request, Some(TIMEOUT)).await
     }
 
+    /// Whether the server knows this runner. It is asked for the log of a task that cannot be, so nothing changes.
+    ///
+    /// # Errors
+    /// When it does not ([`super::Meaning::Unregistered`]), or does not answer.
+    pub async fn knows_us(&self) -> Result<(), Error> {
+        let nothing = UpdateLogRequest { task_id: -1, ..UpdateLogRequest::default() };
+        match self.update_log(&nothing).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.meaning() == super::Meaning::TaskLost => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the server shows job summaries, as far as it has said.
     #[must_use]
     pub fn shows_summaries(&self) -> bool {
@@ -252,6 +274,22 @@ impl Client {
         request: &Q,
         timeout: Option<Duration>,
     ) -> Result<R, Error> {
+        let begun = Instant::now();
+        let result = self.ask(service, method, request, timeout).await;
+        if let Some(observer) = &self.observer {
+            let trouble = result.as_ref().err().map(ToString::to_string);
+            observer.called(method, begun.elapsed(), trouble.as_deref());
+        }
+        result
+    }
+
+    async fn ask<Q: Message, R: Message + Default>(
+        &self,
+        service: &str,
+        method: &'static str,
+        request: &Q,
+        timeout: Option<Duration>,
+    ) -> Result<R, Error> {
         let mut builder = self
             .http
             .post(format!("{}/api/actions/{service}/{method}", self.address))
@@ -287,8 +325,12 @@ impl Client {
         if status.is_success() && proto {
             if method == "Declare" {
                 let said = response.headers().get(SERVER_CAPABILITIES).and_then(|value| value.to_str().ok());
-                let mut words = said.unwrap_or_default().split([',', ' ']);
-                self.summaries.store(words.any(|word| word == "job-summary"), Ordering::Relaxed);
+                let words = said.unwrap_or_default().split([',', ' ']).filter(|word| !word.is_empty());
+                let words: Vec<String> = words.take(64).map(str::to_owned).collect();
+                self.summaries.store(words.iter().any(|word| word == "job-summary"), Ordering::Relaxed);
+                if let Some(observer) = &self.observer {
+                    observer.declared(words);
+                }
             }
             return R::decode(body.as_slice())
                 .map_err(|error| Error::Nonsense { method, message: error.to_string() });

@@ -16,6 +16,8 @@ use tokio::time::Interval;
 use tracing::{error, info, warn};
 
 use super::caches::Caches;
+use super::housekeeper::Housekeeper;
+use super::notify::Alarm;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
 use super::pause::Pause;
@@ -27,6 +29,7 @@ use super::task::{Surroundings, job_spec};
 use crate::config::{Config, EnvFileError, Label};
 use crate::job::spec::RunnerInfo;
 use crate::notify::Notifier;
+use crate::observe::{self, About, Endpoint, Observer, Place};
 use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
 
 /// How long the last reports may take when the daemon leaves.
@@ -142,6 +145,7 @@ enum Happening {
     Task(Received),
     Ended(Result<(JobDir, Outcome), JoinError>),
     PollerLeft(Result<Result<(), Unregistered>, JoinError>),
+    Housekeeping,
 }
 
 struct Daemon {
@@ -160,6 +164,9 @@ struct Daemon {
     renewing: bool,
     draining: bool,
     caches: Caches,
+    observer: Observer,
+    housekeeper: Housekeeper,
+    alarm: Alarm,
 }
 
 impl Daemon {
@@ -168,16 +175,31 @@ impl Daemon {
         let credentials =
             Credentials::new(&registration.uuid, &registration.token).ok_or(DaemonError::Credentials)?;
         let insecure = options.config.runner.insecure;
-        let client = Client::new(registration.address.parse()?, insecure)?.with_credentials(credentials);
+        let observer = Observer::new(about(&options.config, registration, Vec::new()));
+        let client = Client::new(registration.address.parse()?, insecure)?
+            .with_credentials(credentials)
+            .observed_by(observer.clone());
         let notifier = Notifier::from_environment();
+        let labels = labels(&options.config, registration)?;
+        observer.about(about(&options.config, registration, labels.clone()));
+        let caches = Caches::start(&options.config, options.state.path());
+        if let Some(counts) = caches.counts() {
+            observer.cache(counts);
+        }
         Ok(Self {
             client,
-            labels: labels(&options.config, registration)?,
+            labels,
+            housekeeper: Housekeeper::new(&options.config, observer.clone()),
+            alarm: Alarm::of(&options.config.notify).unwrap_or_else(|problem| {
+                warn!("nobody is told of jobs that fail: {problem}");
+                Alarm::default()
+            }),
+            observer,
             step_env: options.config.step_env()?,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             slots: Arc::new(Semaphore::new(options.config.runner.capacity as usize)),
             reporters: JoinSet::new(),
-            caches: Caches::start(&options.config, options.state.path()),
+            caches,
             stop_reporting: watch::Sender::new(false),
             stop_polling: watch::Sender::new(false),
             watchdog: notifier.interval().map(tokio::time::interval),
@@ -192,7 +214,7 @@ impl Daemon {
     fn take_up_jobs(&mut self) -> Result<(), DaemonError> {
         for dir in self.options.state.jobs()? {
             if dir.is_reported() {
-                self.remove(dir);
+                self.remove(dir, None);
                 continue;
             }
             let task = dir.task();
@@ -222,6 +244,7 @@ impl Daemon {
     }
 
     async fn serve(&mut self, signals: &mut Signals) -> Result<Left, DaemonError> {
+        self.listen();
         let (sender, mut tasks) = mpsc::channel(1);
         let one_is_here = self.options.registration.ephemeral && !self.reporters.is_empty();
         let mut poller =
@@ -238,11 +261,15 @@ impl Daemon {
                     info!("taking no more tasks; leaving when {} have ended", self.reporters.len());
                     self.notifier.status("draining: taking no more tasks");
                     self.draining = true;
+                    self.observer.draining();
                     self.renewing = false;
                     self.stop_polling.send_replace(true);
                 }
                 Happening::Reload => self.reload(poller.is_some()),
                 Happening::Alive => self.notifier.alive(),
+                Happening::Housekeeping => {
+                    self.housekeeper.turn(&self.options.config, self.reporters.is_empty());
+                }
                 Happening::PollerLeft(Ok(Ok(()))) if self.renewing => {
                     self.renewing = false;
                     self.stop_polling = watch::Sender::new(false);
@@ -279,6 +306,7 @@ impl Daemon {
             _ = signals.drain.recv() => Happening::Drain,
             _ = signals.reload.recv() => Happening::Reload,
             () = tick(&mut self.watchdog) => Happening::Alive,
+            () = self.housekeeper.due() => Happening::Housekeeping,
             Some(received) = tasks.recv() => Happening::Task(received),
             Some(ended) = self.reporters.join_next() => Happening::Ended(ended),
             left = wait_for(poller) => Happening::PollerLeft(left),
@@ -332,6 +360,12 @@ impl Daemon {
                 }
             });
         }
+        if config.metrics != old.metrics {
+            warn!("metrics take a restart; the old values stay in force");
+        }
+        self.alarm = Alarm::of(&config.notify)?;
+        self.observer.about(about(&config, &self.options.registration, labels.clone()));
+        self.housekeeper.set(&config);
         self.labels = labels;
         self.step_env = step_env;
         self.options.config = config;
@@ -390,7 +424,31 @@ impl Daemon {
         let config = &self.options.config;
         let mut places = vec![config.state_dir().to_owned()];
         places.extend(config.host.workdir_parent.clone());
-        Room::new(places, config.housekeeping.min_free)
+        Room::new(
+            places,
+            config.housekeeping.min_free,
+            self.observer.clone(),
+            self.housekeeper.wanted(),
+        )
+    }
+
+    /// Answers those who ask how the daemon stands. It works without.
+    fn listen(&self) {
+        let socket = observe::socket(self.options.state.path());
+        if let Err(error) = observe::serve(&Endpoint::Socket(socket.clone()), self.observer.clone()) {
+            warn!("{}: {error}; `sower status` finds no daemon", socket.display());
+        }
+        let metrics = &self.options.config.metrics;
+        if !metrics.enabled {
+            return;
+        }
+        // It was checked when the configuration was read.
+        let Some(endpoint) = Endpoint::parse(&metrics.addr) else { return };
+        match observe::serve(&endpoint, self.observer.clone()) {
+            Ok(Some(address)) => info!("metrics at http://{address}/metrics"),
+            Ok(None) => info!("metrics at {}", metrics.addr),
+            Err(error) => warn!("no metrics: {}: {error}", metrics.addr),
+        }
     }
 
     fn poller(&self, tasks: mpsc::Sender<Received>) -> Poller {
@@ -406,6 +464,7 @@ impl Daemon {
             stop: self.stop_polling.subscribe(),
             pause: Pause::new(),
             room: self.room(),
+            busy: self.housekeeper.busy(),
             state: self.options.state.clone(),
         }
     }
@@ -479,7 +538,17 @@ impl Daemon {
             self.options.config.runner.report_interval,
             self.options.registration.ephemeral,
             self.stop_reporting.subscribe(),
+            self.observer.clone(),
         );
+        let meta = dir.read_meta();
+        self.observer.job_begins(observe::Job {
+            task: dir.task(),
+            repository: meta.repository,
+            workflow: meta.workflow,
+            job: meta.job,
+            received: meta.received,
+            rows: 0,
+        });
         self.reporters.spawn(async move {
             let outcome = reporter.run().await;
             drop(permit);
@@ -487,11 +556,13 @@ impl Daemon {
         });
     }
 
-    fn ended(&self, ended: Result<(JobDir, Outcome), JoinError>) {
+    fn ended(&mut self, ended: Result<(JobDir, Outcome), JoinError>) {
         match ended {
-            Ok((dir, Outcome::Reported | Outcome::Lost)) => {
+            Ok((dir, outcome @ (Outcome::Reported | Outcome::Lost))) => {
                 self.caches.revoke(&dir);
-                self.remove(dir);
+                self.observer.job_left(dir.task());
+                let alarm = (outcome == Outcome::Reported).then(|| self.alarm.clone());
+                self.remove(dir, alarm);
             }
             Ok((_, Outcome::Left)) => {}
             Err(failure) => error!("a report has failed: {failure}"),
@@ -499,9 +570,13 @@ impl Daemon {
     }
 
     /// Removes a job's directory beside the other work: a workspace may hold very many files.
-    fn remove(&self, dir: JobDir) {
+    fn remove(&self, dir: JobDir, alarm: Option<Alarm>) {
         let (state, rules) = (self.options.state.clone(), self.options.config.history.clone());
+        let (address, runner) = (self.client.address().to_string(), self.options.registration.name.clone());
         tokio::task::spawn_blocking(move || {
+            if let Some(alarm) = alarm {
+                alarm.ring(&dir, &address, &runner);
+            }
             if let Err(error) = supervisor::history::keep(&state, &dir, &rules) {
                 warn!("task {}: its log is not kept: {error}", dir.task());
             }
@@ -509,6 +584,24 @@ impl Daemon {
                 warn!("task {}: {error}; tried again at the next start", dir.task());
             }
         });
+    }
+}
+
+/// What the configuration says that others may see.
+fn about(config: &Config, registration: &Registration, labels: Vec<String>) -> About {
+    let mut places = vec![(Place::State, config.state_dir().to_owned())];
+    places.extend(config.host.workdir_parent.clone().map(|path| (Place::Work, path)));
+    let store = crate::archive::nix::store_directory();
+    if store.is_dir() {
+        places.push((Place::Store, store));
+    }
+    About {
+        address: registration.address.clone(),
+        runner: registration.name.clone(),
+        labels,
+        capacity: config.runner.capacity,
+        places,
+        min_free: config.housekeeping.min_free,
     }
 }
 

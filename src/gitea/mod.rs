@@ -8,6 +8,8 @@ mod caches;
 mod client;
 mod daemon;
 mod error;
+mod housekeeper;
+mod notify;
 mod pause;
 mod poller;
 mod register;
@@ -21,7 +23,7 @@ pub use backoff::Backoff;
 pub use client::{Address, AddressError, Client, Credentials};
 pub use daemon::{DaemonError, Left, Options, run};
 pub use error::{Code, Error, Meaning};
-pub use register::{NewRunner, RegisterError, register};
+pub use register::{NewRunner, RegisterError, look, register};
 pub use registration::{Registration, RegistrationError};
 pub use task::job_spec;
 

@@ -60,6 +60,8 @@ pub(super) struct Poller {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) pause: Pause,
     pub(super) room: Room,
+    /// The Nix store is being cleaned: a task that came now would only wait.
+    pub(super) busy: watch::Receiver<bool>,
     /// Where tasks are written down.
     pub(super) state: StateDir,
 }
@@ -90,6 +92,10 @@ impl Poller {
             }
             if !self.room.is_there() {
                 wait = WAIT_FOR_ROOM.max(self.interval);
+                continue;
+            }
+            if *self.busy.borrow() {
+                wait = self.interval;
                 continue;
             }
             match self.state.check_room() {

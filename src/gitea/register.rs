@@ -125,6 +125,14 @@ pub async fn register(client: &Client, new: &NewRunner) -> Result<Registration, 
     })
 }
 
+/// Asks whether this is a Gitea with Actions.
+///
+/// # Errors
+/// When it cannot be reached, or is none.
+pub async fn look(client: &Client) -> Result<(), RegisterError> {
+    ping(client).await
+}
+
 /// Asks whether this is a Gitea with Actions, a few times where nothing answers.
 async fn ping(client: &Client) -> Result<(), RegisterError> {
     let address = client.address().clone();

@@ -21,6 +21,8 @@ use super::poller::stopped;
 use super::track::{Tracker, cut_ranges};
 use crate::events::journal::{self, Reader};
 use crate::events::{Event, Timestamp};
+use crate::limits::profile::Profile;
+use crate::observe::{Observer, Seen, tally};
 use crate::supervisor::{self, Gone, JobProcess, State};
 
 /// Most bytes of rows in one request. Proxies often refuse bodies of more than 1 MiB.
@@ -140,6 +142,9 @@ pub(super) struct Reporter {
     poll: Duration,
     finished: bool,
     lost: bool,
+    observer: Observer,
+    /// How the job went, for the metrics and whoever wants to be told.
+    seen: Seen,
 }
 
 impl Reporter {
@@ -151,6 +156,7 @@ impl Reporter {
         report_interval: Duration,
         ephemeral: bool,
         stop: watch::Receiver<bool>,
+        observer: Observer,
     ) -> Self {
         let task = process.dir().task();
         let now = Instant::now();
@@ -195,6 +201,8 @@ impl Reporter {
             poll: SHORTEST_POLL,
             finished: false,
             lost: false,
+            observer,
+            seen: Seen::default(),
         }
     }
 
@@ -304,6 +312,7 @@ impl Reporter {
                 // Everything up to the last row that Gitea has is read: so far goes what it knows.
                 self.take_state();
             }
+            note(&mut self.seen, &event);
             if let Some(row) = self.tracker.take(event)
                 && row.index >= acknowledged
                 && !self.sealed
@@ -513,7 +522,10 @@ impl Reporter {
             return;
         }
         let taken = usize::try_from(rows - self.first).unwrap_or(usize::MAX).min(self.rows.len());
+        let printed = taken.checked_sub(1).and_then(|last| self.rows[last].time);
         let bytes: usize = self.rows.drain(..taken).map(|row| row.encoded_len() + 5).sum();
+        let lag = printed.map(|time| lag(time.seconds, time.nanos));
+        self.observer.rows_arrived(self.task, taken as u64, bytes as u64, lag);
         self.bytes = self.bytes.saturating_sub(bytes);
         self.first += taken as u64;
         self.acknowledged = Some(rows);
@@ -701,6 +713,7 @@ impl Reporter {
         if let Some((_, conclusion)) = self.tracker.ended() {
             info!("task {}: {conclusion}, {} rows", self.task, self.tracker.rows());
         }
+        self.tell();
         if let Err(error) = self.process.dir().mark_reported() {
             warn!("task {}: {error}", self.task);
         }
@@ -712,6 +725,16 @@ impl Reporter {
             self.sweep().await;
         }
         Outcome::Reported
+    }
+
+    /// Counts how the job went.
+    fn tell(&mut self) {
+        let dir = self.process.dir();
+        self.seen.received = dir.read_meta().received;
+        if let Ok(profile) = Profile::read(&supervisor::history::memory(dir.path())) {
+            (self.seen.peak, self.seen.cap) = (Some(profile.peak), profile.cap);
+        }
+        self.observer.job_ended(self.task, &self.seen, &tally::read(&dir.path().join("tally")));
     }
 
     /// Nobody can see the end of this job: it is stopped, and waited for.
@@ -733,6 +756,30 @@ impl Reporter {
         }
         Outcome::Lost
     }
+}
+
+/// Keeps what an event says of how the job goes. Reading the journal again says the same again.
+fn note(seen: &mut Seen, event: &Event) {
+    match event {
+        Event::JobStarted { time, .. } => seen.started = Some(*time),
+        Event::StepStarted { time, step } => {
+            seen.begun.get_or_insert(*time);
+            seen.steps.entry(*step).or_default().0 = Some(*time);
+        }
+        Event::StepEnded { time, step, conclusion, .. } => {
+            seen.steps.entry(*step).or_default().1 = Some((*time, *conclusion));
+        }
+        Event::JobEnded { time, conclusion } => {
+            (seen.ended, seen.conclusion) = (Some(*time), Some(*conclusion));
+        }
+        _ => {}
+    }
+}
+
+/// How long ago that was.
+fn lag(seconds: i64, nanos: i32) -> Duration {
+    let micros = seconds.saturating_mul(1_000_000).saturating_add(i64::from(nanos / 1000));
+    Duration::from_millis(Timestamp::now().millis_since(Timestamp::from_micros(micros)))
 }
 
 /// Notes a failed try; true when there is no use in another one.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use rustix::fs::statvfs;
+use tokio::sync::watch;
 use tracing::{info, warn};
+
+use crate::observe::Observer;
 
 /// The places that need room.
 #[derive(Debug)]
@@ -12,12 +15,20 @@ pub(super) struct Room {
     min_free: u64,
     /// Whether it has been said that there is none.
     said: bool,
+    observer: Observer,
+    /// Told once when there is none, so that somebody may make some.
+    full: watch::Sender<bool>,
 }
 
 impl Room {
     /// `min_free` in bytes; 0 asks for nothing.
-    pub(super) fn new(places: Vec<PathBuf>, min_free: u64) -> Self {
-        Self { places, min_free, said: false }
+    pub(super) fn new(
+        places: Vec<PathBuf>,
+        min_free: u64,
+        observer: Observer,
+        full: watch::Sender<bool>,
+    ) -> Self {
+        Self { places, min_free, said: false, observer, full }
     }
 
     /// Whether every place has room. A change is logged once.
@@ -31,17 +42,23 @@ impl Room {
             let free = answer.f_bavail.saturating_mul(answer.f_frsize);
             (free < self.min_free).then_some((place, free))
         });
-        match full {
-            Some((place, free)) if !self.said => warn!(
-                "{}: {} MiB are free, and housekeeping.min_free asks for {} MiB; fetching no tasks until there is room",
-                place.display(),
-                free >> 20,
-                self.min_free >> 20
-            ),
+        let why = full.map(|(place, free)| {
+            let (free, wanted) = (free >> 20, self.min_free >> 20);
+            format!("{}: {free} MiB are free, and housekeeping.min_free asks for {wanted} MiB", place.display())
+        });
+        match &why {
+            Some(why) if !self.said => warn!("{why}; fetching no tasks until there is room"),
             None if self.said => info!("there is room on the disk again; fetching tasks"),
             _ => {}
         }
-        self.said = full.is_some();
-        !self.said
+        let now = why.is_some();
+        if now != self.said {
+            self.full.send_replace(now);
+        }
+        if now || self.said {
+            self.observer.gate(why);
+        }
+        self.said = now;
+        !now
     }
 }

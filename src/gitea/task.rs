@@ -14,8 +14,10 @@ use crate::cache::Grant;
 use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
 use crate::job::spec::{
-    ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, Patience, Places, RunnerInfo,
+    ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, OperatorSpec, Patience, Places,
+    Results, RunnerInfo,
 };
+use crate::housekeeping;
 use crate::limits::admission::Request;
 use crate::supervisor::{Meta, history};
 use crate::yaml;
@@ -167,6 +169,16 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
                 job: history::key(&meta.repository, &meta.workflow, &meta.job),
                 task: task.id,
             }),
+        },
+        operator: OperatorSpec {
+            hooks: config.hooks.clone(),
+            tally: Some(directory.join("tally")),
+            results: (config.housekeeping.results > 0).then(|| Results {
+                folder: housekeeping::roots(config.state_dir()),
+                task: task.id,
+                keep: config.housekeeping.results,
+            }),
+            gc_lock: Some(housekeeping::lock_file(config.state_dir())),
         },
     };
     (spec, meta)

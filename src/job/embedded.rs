@@ -3,9 +3,10 @@
 //! They are ordinary composite actions; their files lie in `workflows/actions/`. No network is asked for them.
 
 /// An action's name behind `sower/` and its `action.yml`.
-const ACTIONS: [(&str, &str); 5] = [
+const ACTIONS: [(&str, &str); 6] = [
     ("ghc-caps", include_str!("../../workflows/actions/ghc-caps/action.yml")),
     ("check-archives", include_str!("../../workflows/actions/check-archives/action.yml")),
+    ("doctor", include_str!("../../workflows/actions/doctor/action.yml")),
     ("nix-build", include_str!("../../workflows/actions/nix-build/action.yml")),
     ("push-image", include_str!("../../workflows/actions/push-image/action.yml")),
     ("deploy-helm", include_str!("../../workflows/actions/deploy-helm/action.yml")),

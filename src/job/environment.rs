@@ -6,6 +6,8 @@ use std::path::Path;
 
 use indexmap::IndexMap;
 
+use crate::observe::tally;
+
 use super::host;
 use super::scope::{ActionPlace, Fixed};
 use super::spec::JobSpec;
@@ -96,6 +98,9 @@ pub fn runner(spec: &JobSpec, fixed: &Fixed, tracking_id: &str, debug: bool) -> 
         ("RUNNER_TRACKING_ID", tracking_id.to_owned()),
     ];
     env.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    if let Some(tally) = &spec.operator.tally {
+        env.insert(tally::VARIABLE.to_owned(), show(tally));
+    }
     if debug {
         env.insert("RUNNER_DEBUG".to_owned(), "1".to_owned());
     }

@@ -352,11 +352,20 @@ impl<'a> Executor<'a> {
         let mut frame = Frame::of_job(&self.spec.inputs);
         match self.prepare(&frame) {
             Ok(true) => {
-                self.run_pres(&frame)?;
-                self.steps(&mut frame)?;
-                self.run_posts()?;
-                self.tell_memory()?;
-                self.outputs(&frame)?;
+                if self.hook_started()? {
+                    self.run_pres(&frame)?;
+                    self.steps(&mut frame)?;
+                    self.run_posts()?;
+                    self.tell_memory()?;
+                    self.outputs(&frame)?;
+                } else {
+                    self.status = Status::Failure;
+                    self.skip_all()?;
+                }
+                self.hook_completed()?;
+                if self.status == Status::Success {
+                    self.keep_results()?;
+                }
                 Ok(match self.status {
                     Status::Success => Conclusion::Success,
                     Status::Failure => Conclusion::Failure,

@@ -28,6 +28,7 @@ pub mod tail;
 pub mod tree;
 
 mod actions;
+mod hooks;
 mod memory;
 mod native;
 mod phases;

@@ -227,6 +227,8 @@ pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git, offline: bool) 
     let Resolved { commit, reference } = resolve(action, &place, git, offline).map_err(failed)?;
     let directory = place.join(&commit);
     if directory.is_dir() {
+        // When it was asked for last decides how long it is kept.
+        let _ = File::open(&directory).and_then(|file| file.set_modified(std::time::SystemTime::now()));
         return Ok(Fetched { directory, commit, cached: true });
     }
     // Two jobs may want the same action at the same time: one fetches, the other waits and finds it.

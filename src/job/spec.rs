@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{Ghc, HostLimits, OwnCause};
+use crate::config::{Ghc, Hooks, HostLimits, OwnCause};
 use crate::events::Conclusion;
 use crate::limits::admission::Request;
 
@@ -71,6 +71,35 @@ pub struct JobSpec {
     /// Limits, GHC's ceiling, and what is told about memory.
     #[serde(default)]
     pub memory: MemorySpec,
+    /// What the operator of the host wants with each job.
+    #[serde(default)]
+    pub operator: OperatorSpec,
+}
+
+/// What the operator of the host wants with each job.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OperatorSpec {
+    /// Programs around the job.
+    pub hooks: Hooks,
+    /// Where `sower image` and `sower deploy` note what they did, for the metrics.
+    pub tally: Option<PathBuf>,
+    /// Where the results of the job are kept as roots of the Nix store, and how many.
+    pub results: Option<Results>,
+    /// The job waits until nobody who collects garbage holds this file, and holds it itself while it runs.
+    pub gc_lock: Option<PathBuf>,
+}
+
+/// Where the results of a job are kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Results {
+    /// The folder of all repositories' results.
+    pub folder: PathBuf,
+    /// The number of the task.
+    pub task: i64,
+    /// Of how many jobs of a repository they are kept.
+    pub keep: u32,
 }
 
 /// What the runner's configuration says about memory.

@@ -13,7 +13,7 @@ use crate::job::call::{self, Called};
 use crate::job::scope::{Fixed, Frame, JobView, View, needs_status, object};
 use crate::job::source::Git;
 use crate::job::spec::{
-    ActionSources, JobSpec, MemorySpec, NativeActions, Need, Patience, Places, RunnerInfo,
+    ActionSources, JobSpec, MemorySpec, NativeActions, Need, OperatorSpec, Patience, Places, RunnerInfo,
 };
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{
@@ -440,6 +440,7 @@ impl Instance {
             patience: Patience::default(),
             journal_limit: u64::MAX,
             memory: MemorySpec::default(),
+            operator: OperatorSpec::default(),
             strategy: None,
             nested: false,
             calls: self.calls,

@@ -217,6 +217,20 @@ impl StateDir {
         Ok(JobDir { task, path })
     }
 
+    /// The jobs that are here, whoever looks after them; nothing is put right.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn running(&self) -> Result<Vec<JobDir>, Error> {
+        let folder = self.path.join("jobs");
+        let entries = std::fs::read_dir(&folder).map_err(Error::io(&folder))?.flatten();
+        let jobs = entries.filter_map(|entry| {
+            let task = entry.file_name().to_str()?.parse().ok()?;
+            Some(JobDir { task, path: entry.path() })
+        });
+        Ok(jobs.collect())
+    }
+
     /// The jobs that earlier daemons left, oldest task first. What a crash left half written is among them, without
     /// a spec; what was only not yet in its place is whole.
     ///

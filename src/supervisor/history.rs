@@ -156,6 +156,19 @@ fn free(path: &Path) -> Option<u64> {
 
 /// Removes the oldest until the rest is within the rules.
 fn rotate(folder: &Path, rules: &config::History) {
+    for path in over(folder, rules) {
+        // What cannot be removed now may be at the next turn.
+        let _ = remove::tree(&path);
+    }
+}
+
+/// What is kept in a state directory and is too old or too much by the rules.
+#[must_use]
+pub fn too_much(state: &Path, rules: &config::History) -> Vec<PathBuf> {
+    over(&folder(state), rules)
+}
+
+fn over(folder: &Path, rules: &config::History) -> Vec<PathBuf> {
     let mut kept: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(folder)
         .into_iter()
         .flatten()
@@ -172,14 +185,15 @@ fn rotate(folder: &Path, rules: &config::History) {
     kept.sort_by_key(|(time, ..)| std::cmp::Reverse(*time));
     let now = SystemTime::now();
     let mut bytes = 0;
-    for (index, (time, size, path)) in kept.iter().enumerate() {
+    let mut over = Vec::new();
+    for (index, (time, size, path)) in kept.into_iter().enumerate() {
         bytes += size;
-        let age = now.duration_since(*time).unwrap_or(Duration::ZERO);
+        let age = now.duration_since(time).unwrap_or(Duration::ZERO);
         if index >= rules.jobs as usize || age > rules.age || bytes > rules.size {
-            // What cannot be removed now may be at the next turn.
-            let _ = remove::tree(path);
+            over.push(path);
         }
     }
+    over
 }
 
 /// Where the journal and the memory of a task are: in its job directory, or in the history.

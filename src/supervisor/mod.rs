@@ -27,7 +27,7 @@ pub use trace::{Trace, enter, sweep};
 use crate::events::journal;
 
 /// Variables of the daemon that a job process gets. All others stay behind: they may hold the secrets of a service.
-const ENVIRONMENT: [&str; 22] = [
+const ENVIRONMENT: [&str; 27] = [
     "PATH",
     "HOME",
     "USER",
@@ -49,6 +49,12 @@ const ENVIRONMENT: [&str; 22] = [
     "no_proxy",
     "all_proxy",
     "NIX_PATH",
+    // Where the Nix store is, for keeping results in it.
+    "NIX_REMOTE",
+    "NIX_STORE_DIR",
+    "NIX_STATE_DIR",
+    "NIX_LOG_DIR",
+    "NIX_CONF_DIR",
     "XDG_RUNTIME_DIR",
 ];
 

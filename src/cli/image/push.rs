@@ -17,6 +17,7 @@ use crate::image::report::State;
 use crate::image::source::{Image, Wanted};
 use crate::image::stream::Stream;
 use crate::image::{Destination, Error, reference, report};
+use crate::observe::tally;
 
 /// Push an image in one pass, sending only what the registry lacks.
 ///
@@ -156,6 +157,8 @@ fn to_node(args: &Args, node: &Node) -> Result<report::Push, Failure> {
 
 fn tell(report: &report::Push, json: bool) -> Outcome {
     if !report.dry_run {
+        let skipped = report.size.unwrap_or(report.uploaded).saturating_sub(report.uploaded);
+        tally::note(&tally::Entry::Push { ok: true, sent: report.uploaded, skipped });
         append("GITHUB_OUTPUT", &report.outputs())?;
         append("GITHUB_STEP_SUMMARY", &report.summary())?;
     }
@@ -227,6 +230,9 @@ pub(super) async fn run(args: &Args) -> Outcome {
     };
     let result: Result<report::Push, Error> = result.await;
     display.finish();
+    if result.is_err() && !args.output.dry_run {
+        tally::note(&tally::Entry::Push { ok: false, sent: 0, skipped: 0 });
+    }
     tell(&result?, args.output.json)
 }
 
