@@ -14,6 +14,8 @@ use crate::limits::meter::{Meter, Subject};
 use crate::limits::size::Size;
 use crate::limits::{follow, launcher, nix, process, report, run};
 
+use rustix::process::Resource;
+
 use super::executor::Executor;
 use super::log::Log;
 use super::process::{Control, Entry, Output};
@@ -78,7 +80,8 @@ impl Memory {
                 None
             }
         };
-        output.set_entry(Entry { groups });
+        let rlimits = rlimits(&limits, cap.as_ref(), log)?;
+        output.set_entry(Entry { groups, rlimits });
         let ceiling = match Ceiling::of(&spec.memory.ghc) {
             Ok(ceiling) => ceiling,
             Err(problem) => {
@@ -144,6 +147,30 @@ impl Memory {
         }
         self.admitted = None;
     }
+}
+
+/// What the kernel can limit for each process where it cannot for the job. Not the address space: GHC and others reserve
+/// far more of it than they use.
+fn rlimits(limits: &Limits, cap: Option<&Cap>, log: &mut Log<'_>) -> io::Result<Vec<(Resource, u64)>> {
+    let mut rlimits = Vec::new();
+    let kernel_limits_memory = cap.is_some_and(Cap::limits_memory);
+    if let Some(memory) = limits.memory.filter(|_| !kernel_limits_memory && !limits.watchdog) {
+        rlimits.push((Resource::Data, memory));
+        log.text(&format!(
+            "Each process of the steps may have {} of its own (RLIMIT_DATA), all together more; limits.watchdog has the runner \
+             end a step above it.",
+            Size(memory)
+        ))?;
+    }
+    // This one counts all processes of a user, and root's are not limited.
+    let root = rustix::process::geteuid().is_root();
+    if let Some(pids) = limits.pids.filter(|_| !root && !cap.is_some_and(Cap::limits_pids)) {
+        rlimits.push((Resource::Nproc, pids));
+        log.text(&format!(
+            "This user may have {pids} processes, those of others of its jobs among them (RLIMIT_NPROC)."
+        ))?;
+    }
+    Ok(rlimits)
 }
 
 /// When the Nix store got a path last.
@@ -214,12 +241,15 @@ impl Executor<'_> {
         }
         let deaths = meter.deaths();
         // Of a step that failed it is told already.
-        if deaths.at_the_cap > 0 && conclusion == Conclusion::Success {
+        let killed = deaths.at_the_cap + deaths.of_the_job;
+        if killed > 0 && conclusion == Conclusion::Success {
             let victims: Vec<_> =
                 deaths.victims.iter().map(crate::limits::kernel_log::Victim::line).collect();
             self.log.warning(&format!(
-                "At the job's limit the kernel killed {} in this step, which went on: {}",
-                if deaths.at_the_cap == 1 { "a process" } else { "processes" },
+                "{} the kernel killed {} in this step, which went on{}{}",
+                if deaths.at_the_cap > 0 { "At the job's limit" } else { "For want of memory" },
+                if killed == 1 { "a process" } else { "processes" },
+                if victims.is_empty() { "" } else { ": " },
                 victims.join(", ")
             ))?;
         }
@@ -308,9 +338,15 @@ impl Executor<'_> {
             ceiling: self.memory.ceiling.map(|ceiling| ceiling.heap),
             own: &self.spec.memory.causes,
         });
-        match found {
-            Some(found) => self.log.error(&found.to_string()),
-            None => Ok(()),
-        }
+        let Some(mut found) = found else { return Ok(()) };
+        let path = self.search_path(&[]);
+        let scratch = &self.spec.places.scratch;
+        let places = diagnose::Places {
+            workspace: &self.spec.places.workspace,
+            path: path.as_ref(),
+            others: &[scratch.join("temp"), self.spec.places.home.clone()],
+        };
+        diagnose::look(&mut found, self.log.tail.rows(), &places);
+        self.log.error(&found.to_string())
     }
 }

@@ -8,6 +8,7 @@
 //! | Module | Holds |
 //! | --- | --- |
 //! | [`cap`] | the kernel's limits for a job: control groups of both versions |
+//! | [`parents`] | the limits of the groups above |
 //! | [`meter`] | the thread that measures a running job, and the watchdog |
 //! | [`profile`] | what was measured, bounded |
 //! | [`report`], [`svg`] | what was measured, as Markdown and as a picture |
@@ -36,6 +37,7 @@ pub mod launcher;
 pub mod meter;
 pub mod nix;
 pub mod nix_build;
+pub mod parents;
 pub mod process;
 pub mod profile;
 pub mod programs;
