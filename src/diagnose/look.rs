@@ -21,7 +21,9 @@ const TIME: Duration = Duration::from_secs(5);
 const ENTRIES_AT_MOST: usize = 300_000;
 /// From this size on GHC has been seen to give up on an interface.
 const LARGE_INTERFACE: u64 = 274_000_000;
-/// A disk with less room than this is full.
+/// Mounts that are asked.
+const MOUNTS_AT_MOST: usize = 200;
+/// A disk with less room than this is full, if that is less than a fiftieth of it.
 const FULL: u64 = 16 << 20;
 
 /// Where to look.
@@ -46,27 +48,39 @@ pub fn look(found: &mut Diagnosis, rows: &str, places: &Places<'_>) {
 }
 
 fn disks(found: &mut Diagnosis, places: &Places<'_>) {
-    let store = store_directory();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounted = mounts.lines().filter_map(disk_of).take(MOUNTS_AT_MOST);
+    let all = [places.workspace.to_owned()].into_iter().chain(places.others.iter().cloned()).chain(mounted);
     let mut full: Vec<String> = Vec::new();
     let mut seen = Vec::new();
-    let all = [places.workspace, Path::new("/tmp"), Path::new("/"), store.as_path()];
-    for place in all.into_iter().chain(places.others.iter().map(PathBuf::as_path)) {
-        let (Ok(disk), Ok(meta)) = (rustix::fs::statvfs(place), fs::metadata(place)) else { continue };
+    for place in all {
+        let (Ok(disk), Ok(meta)) = (rustix::fs::statvfs(&place), fs::metadata(&place)) else { continue };
         let device = std::os::unix::fs::MetadataExt::dev(&meta);
         if seen.contains(&device) {
             continue;
         }
         seen.push(device);
+        let size = disk.f_blocks.saturating_mul(disk.f_frsize);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < FULL {
-            full.push(format!("the disk of {} has {} left", place.display(), Size(free)));
+        if free < FULL.min(size / 50) {
+            full.push(format!("the disk of {} has {} of {} left", place.display(), Size(free), Size(size)));
         } else if disk.f_files > 0 && disk.f_favail == 0 {
             full.push(format!("the disk of {} has no inode left", place.display()));
         }
     }
     if !full.is_empty() {
+        full.truncate(4);
         found.cause = format!("{}: {}", found.cause, full.join(", "));
     }
+}
+
+/// The place of a mount that can be written and is a disk or memory: asking others may hang, and some are always full.
+fn disk_of(line: &str) -> Option<PathBuf> {
+    let mut fields = line.split(' ');
+    let (source, place, kind, options) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let disk = source.starts_with("/dev/") || matches!(kind, "tmpfs" | "overlay" | "zfs" | "btrfs");
+    let writable = options.split(',').any(|option| option == "rw");
+    (disk && writable && !place.contains('\\')).then(|| PathBuf::from(place))
 }
 
 fn interfaces(found: &mut Diagnosis, places: &Places<'_>) {
@@ -219,6 +233,18 @@ mod tests {
         let mut found = Diagnosis { cause: "cut".into(), advice: String::new(), about: About::Archive };
         look(&mut found, &rows.replace("68", "99999999999999"), &places);
         assert!(found.cause.contains("No archive was found here"), "{found}");
+    }
+
+    #[test]
+    fn disks_are_told_from_what_is_no_disk() {
+        let place = |line: &str| disk_of(line).map(|place| place.display().to_string());
+        assert_eq!(place("/dev/vda1 / ext4 rw,relatime 0 0").as_deref(), Some("/"));
+        assert_eq!(place("none /w/t tmpfs rw,size=1024k 0 0").as_deref(), Some("/w/t"));
+        for line in
+            ["/dev/loop0 /snap squashfs ro 0 0", "host:/x /mnt nfs4 rw 0 0", "proc /proc proc rw 0 0", ""]
+        {
+            assert_eq!(place(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -273,13 +273,13 @@ impl Executor<'_> {
         if known.is_some_and(|(known, ..)| known == ceiling) {
             // Most new paths of a store hold no compiler.
             let (_, path, _) = &now;
-            return match run::uncovered(path.as_ref()) {
-                0 => Ok(()),
-                _ => run::cover_host(path.as_ref(), &ceiling)
-                    .iter()
-                    .skip(1)
-                    .try_for_each(|line| self.log.text(line)),
-            };
+            if run::uncovered(path.as_ref()) == 0 {
+                return Ok(());
+            }
+            let lines = run::cover_host(path.as_ref(), &ceiling);
+            // Where there can be no such mounts it was told already.
+            let fresh = lines.iter().skip(1).filter(|line| !line.starts_with(run::BY_PATH_ONLY));
+            return fresh.into_iter().try_for_each(|line| self.log.text(line));
         }
         run::cover_host(now.1.as_ref(), &ceiling).iter().try_for_each(|line| self.log.text(line))
     }
