@@ -50,7 +50,7 @@ fn readers_of_a_truncated_archive_are_understood() {
 /// Has GHC use packages of which one has its archive cut: `containers`, to 5 MB of 8.
 #[test]
 fn ghc_s_own_readers_of_a_truncated_archive_are_understood() {
-    let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let (_, said, _) = told(
         at,
@@ -63,7 +63,7 @@ fn ghc_s_own_readers_of_a_truncated_archive_are_understood() {
     );
     assert_eq!(said, "");
     fs::write(at.join("Main.hs"), "import Data.Map\nmain = print (size (fromList [(1 :: Int, 2 :: Int)]))\n")
-        .unwrap_or_else(|error| panic!("{error}"));
+        .unwrap();
     let packages = "ghc -v0 -clear-package-db -package-db packages";
     expect(
         at,
@@ -77,7 +77,7 @@ fn ghc_s_own_readers_of_a_truncated_archive_are_understood() {
 
 #[test]
 fn ghc_s_words_about_a_damaged_interface_are_understood() {
-    let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let directory = tempfile::tempdir().unwrap();
     let at = directory.path();
     let (_, said, _) = told(
         at,

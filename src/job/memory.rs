@@ -3,6 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use indexmap::IndexMap;
+use rustix::process::Resource;
+
 use crate::archive::nix::store_directory;
 use crate::config::Limits;
 use crate::diagnose::{self, End, Evidence};
@@ -11,10 +14,9 @@ use crate::limits::admission::{Admitted, Answer};
 use crate::limits::cap::Cap;
 use crate::limits::ceiling::Ceiling;
 use crate::limits::meter::{Meter, Subject};
+use crate::limits::nix_log::{self, NixLog};
 use crate::limits::size::Size;
 use crate::limits::{follow, launcher, nix, process, report, run};
-
-use rustix::process::Resource;
 
 use super::executor::Executor;
 use super::log::Log;
@@ -36,6 +38,8 @@ pub(super) struct Memory {
     ceiling: Option<Ceiling>,
     /// What the launchers in private mounts were made for: the search path, and when the Nix store got a path last.
     covered: Option<(Ceiling, String, Option<SystemTime>)>,
+    /// What Nix tells of builds that are not followed.
+    nix_log: Option<NixLog>,
     /// A GHCRTS of the workflow that was told.
     told_ghcrts: String,
     /// The job fails when a GHC ran without the ceiling.
@@ -108,6 +112,12 @@ impl Memory {
         if let Err(error) = follow::make_launchers(&bin, search_path.as_ref(), &bin.join("sower")) {
             log.warning(&format!("Nix builds are not followed: {}: {error}", bin.display()))?;
         }
+        let nix_log = if nix_log::is_known_to(search_path.as_ref()) {
+            // Builds are done also where they cannot be told.
+            output.end().and_then(|end| NixLog::listen(&spec.places.scratch.join("nix"), end)).ok()
+        } else {
+            None
+        };
         if !limits.is_none()
             && which::which_in("nix", Some(search_path), "/").is_ok()
             && nix::builders_are_the_daemons()
@@ -127,6 +137,7 @@ impl Memory {
             meter,
             covered: ceiling.map(|ceiling| (ceiling, search_path.to_owned(), store_changed())),
             ceiling,
+            nix_log,
             told_ghcrts: String::new(),
             require: spec.memory.ghc.require && ceiling.is_some(),
             last: None,
@@ -140,11 +151,20 @@ impl Memory {
         }
     }
 
+    /// Adds to a step's environment what Nix is to know.
+    pub(super) fn extend(&self, environment: &mut IndexMap<String, String>) {
+        if let Some(log) = &self.nix_log {
+            let config = environment.entry("NIX_CONFIG".to_owned()).or_default();
+            *config = log.config(config);
+        }
+    }
+
     /// Writes down what was measured, and removes the limits.
     pub(super) fn end(&mut self) {
         if let Some(meter) = self.meter.take() {
             let _ = meter.stop();
         }
+        self.nix_log = None;
         self.admitted = None;
     }
 }
@@ -320,10 +340,12 @@ impl Executor<'_> {
                 .steps
                 .iter()
                 .any(|step| step.to - step.from >= 5 * TOLD_MILLIS || step.peak >= TOLD_BYTES);
-        let Some(step) = self.memory.last.filter(|_| worth) else { return Ok(()) };
+        let builds = self.memory.nix_log.as_ref().and_then(NixLog::markdown);
+        let Some(step) = self.memory.last.filter(|_| worth || builds.is_some()) else { return Ok(()) };
         // A summary belongs to a step and replaces what the step had.
         let before = self.last_summary.take().filter(|(of, _)| *of == step).map(|(_, text)| text + "\n\n");
-        let markdown = before.unwrap_or_default() + &report::markdown(&profile);
+        let builds = builds.map(|builds| builds + "\n\n");
+        let markdown = before.unwrap_or_default() + &builds.unwrap_or_default() + &report::markdown(&profile);
         let markdown = self.log.masker.mask(&markdown);
         self.log.emit(&Event::Summary { step, markdown })
     }

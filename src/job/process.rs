@@ -180,6 +180,14 @@ impl Output {
         Ok(Self { read, write, buffer: vec![0; CHUNK], started: 0, entry: Entry::default() })
     }
 
+    /// A further end into which may be printed.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub fn end(&self) -> io::Result<OwnedFd> {
+        self.write.try_clone()
+    }
+
     /// Has every process that is started from now on go through this.
     pub fn set_entry(&mut self, entry: Entry) {
         self.entry = entry;

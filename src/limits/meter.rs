@@ -363,14 +363,17 @@ impl State {
             victims.extend(self.kernel.victims());
         }
         let peak = self.cap.as_ref().and_then(Cap::usage).and_then(|usage| usage.peak);
-        // The kernel's log is surest: it names the group whose limit it was.
+        // The kernel's log is surest: it names the group whose limit it was. It tells of others on this host as well, and may
+        // not have told of ours yet.
         let mark = self.cap.as_ref().and_then(Cap::mark);
-        let ours = match (victims.first(), &mark) {
-            (Some(Victim { group, .. }), Some(mark)) if killed > 0 => {
-                group.as_ref().is_some_and(|group| group.contains(mark.as_str()))
-            }
-            _ => reached > 0,
+        let own = |victim: &Victim| {
+            let group = victim.group.as_deref().zip(mark.as_deref());
+            group.is_some_and(|(group, mark)| group.contains(mark))
         };
+        let ours = reached > 0 || victims.iter().any(own);
+        if ours && killed > 0 {
+            victims.retain(own);
+        }
         Deaths {
             watchdog: self.killed.take(),
             at_the_cap: if ours { killed } else { 0 },

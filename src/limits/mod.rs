@@ -23,7 +23,7 @@
 //! | [`run`] | a command under a ceiling, from start to exit code |
 //! | [`derivations`] | which derivations run GHC, and which of them carry a ceiling |
 //! | [`nix`] | whose children builders are, and by which way a ceiling gets to them |
-//! | [`nix_build`], [`follow`] | a Nix build as it goes, and the command that shows it |
+//! | [`nix_build`], [`follow`], [`nix_log`] | Nix builds as they go, by a command that shows them and by Nix's own log |
 //! | [`admission`] | whether a job fits beside those that run |
 
 pub mod admission;
@@ -37,6 +37,7 @@ pub mod launcher;
 pub mod meter;
 pub mod nix;
 pub mod nix_build;
+pub mod nix_log;
 pub mod parents;
 pub mod process;
 pub mod profile;
