@@ -30,6 +30,7 @@ readonly DEBIAN=(
     'test|skopeo|skopeo|reads pushed images back with other eyes'
     'test|llvm-ar|llvm|archives of BSD and Apple kinds, and a strict reader of all'
     'test archives|ar|binutils|the readers of static archives that sower is compared with'
+    'test|ld.lld|lld|one more reader of static archives'
     'test|ssh-keygen|openssh-client|keys and the agent for connections over SSH'
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'

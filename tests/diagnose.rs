@@ -42,14 +42,53 @@ fn readers_of_a_truncated_archive_are_understood() {
     expect(at, "gcc -fuse-ld=bfd main.o libcut.a -o main", "the linker (ld) found ");
     expect(at, "gcc -fuse-ld=gold main.o libcut.a -o main", "truncated");
     expect(at, "ar x libcut.a", "truncated");
-    // GHC's own, from a link of version 9.0.2 with -staticlib against an archive that was cut.
-    let ghc = "ghc: panic! (the \'impossible\' happened)\n  (GHC version 9.0.2:\n\tData.Binary.Get.runGet at position 123442562: not enough bytes\n";
-    let deaths = Deaths::default();
-    let found =
-        find(&Evidence { end: End::Exit(1), rows: ghc, deaths: &deaths, ceiling: None, own: &[] }).unwrap();
-    assert!(
-        found.cause.contains("a member\'s content begins at byte 123442562")
-            && found.advice.contains("sower archive check")
+    expect(at, "gcc -fuse-ld=lld main.o libcut.a -o main", "(lld) found ");
+    expect(at, "head -c 100 libx.a > libshort.a; gcc -fuse-ld=lld main.o libshort.a -o main", "libshort.a");
+    expect(at, "head -c 100 libx.a > libshort.a; gcc -fuse-ld=bfd main.o libshort.a -o main", "libshort.a");
+}
+
+/// Has GHC use packages of which one has its archive cut: `containers`, to 5 MB of 8.
+#[test]
+fn ghc_s_own_readers_of_a_truncated_archive_are_understood() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let (_, said, _) = told(
+        at,
+        "set -e; mkdir cut packages; conf=$(ghc --print-libdir)/package.conf.d\n\
+         cp \"$conf\"/*.conf packages\n\
+         lib=$(ghc-pkg field containers library-dirs --simple-output); name=$(basename \"$lib\"/libHScontainers-*[0-9].a)\n\
+         head -c 5000000 \"$lib/$name\" > cut/\"$name\"\n\
+         sed -i \"s#^library-dirs:.*#library-dirs: $PWD/cut#\" packages/containers-*.conf\n\
+         ghc-pkg --package-db packages recache",
+    );
+    assert_eq!(said, "");
+    fs::write(at.join("Main.hs"), "import Data.Map\nmain = print (size (fromList [(1 :: Int, 2 :: Int)]))\n")
+        .unwrap();
+    let packages = "ghc -v0 -clear-package-db -package-db packages";
+    expect(
+        at,
+        &format!("{packages} -staticlib Main.hs -o all.a"),
+        "GHC's own reader of archives (-staticlib) met the end",
+    );
+    let script = format!("{packages} -fexternal-interpreter -static -e 'Data.Map.size Data.Map.empty'");
+    expect(at, &script, "GHC's own linker (Template Haskell, GHCi) met the end of a static archive");
+    expect(at, &script, "/cut/libHScontainers-");
+}
+
+#[test]
+fn ghc_s_words_about_a_damaged_interface_are_understood() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let (_, said, _) = told(
+        at,
+        "printf 'module Foo where\\ndata T = A | B deriving (Show, Eq)\\n' > Foo.hs; printf 'module Use where\\nimport Foo\\n' > Use.hs; ghc -v0 -c Foo.hs && cp Foo.hi whole",
+    );
+    assert_eq!(said, "");
+    expect(at, "head -c 4 whole > Foo.hi; ghc -v0 -c Use.hs", "GHC cannot read the interface file ./Foo.hi");
+    expect(
+        at,
+        "head -c 100 whole > Foo.hi; ghc -v0 -c Use.hs",
+        "an interface file (.hi) that is cut or damaged",
     );
 }
 
@@ -74,6 +113,11 @@ fn programs_that_are_refused_memory_or_room_are_understood() {
         at,
         "ghc -e 'let xs = [1 .. 20000000 :: Int] in print (sum xs + length xs)' +RTS -M60m",
         "GHC reached its own heap ceiling",
+    );
+    expect(
+        at,
+        "ulimit -d 300000; ghc -e 'let xs = [1 .. 20000000 :: Int] in print (sum xs + length xs)'",
+        "GHC's run-time system was refused",
     );
     fs::write(at.join("Main.hs"), "main = putStrLn \"x\"\n").unwrap();
     expect(at, "ghc -v0 Main.hs -o plain && GHCRTS=-M1g ./plain", "linked without -rtsopts");

@@ -352,7 +352,10 @@ fn a_nix_build_is_followed() {
         first.stderr
     );
     let table = fs::read_to_string(&summary).unwrap();
-    assert!(table.contains("| Derivation | Time | Peak RSS |") && table.contains("| image | "), "{table}");
+    assert!(
+        table.contains("| Derivation | State | Time | Peak RSS |") && table.contains("| image | built | "),
+        "{table}"
+    );
     assert!(nix.at().join("cache/sower/nix-builds.json").exists());
     // What failed says why, and Nix's exit code is kept.
     let flake = nix.at().join("flake/flake.nix");
@@ -380,4 +383,82 @@ fn an_enforced_ceiling_beats_what_the_build_passes() {
     assert!(said.trim_end().ends_with("+RTS -A32m -M1g -RTS"), "{said}");
     let output = command("ghc", &["--version", "--", "x"], at).env("PATH", &path).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("9.0"), "{output:?}");
+}
+
+/// A repository with one workflow, of which `sower exec` runs the job.
+fn workflow(at: &Path, steps: &str) {
+    fs::create_dir_all(at.join(".gitea/workflows")).unwrap();
+    let yaml = format!("on: push\njobs:\n  it:\n    runs-on: host\n    steps:\n{steps}");
+    fs::write(at.join(".gitea/workflows/it.yaml"), yaml).unwrap();
+    tool("git", &["init", "-q"], at);
+}
+
+#[test]
+fn caps_in_a_job_reach_ghc_by_any_path_and_nothing_outside_of_it() {
+    needs_root();
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let libdir = tool("ghc", &["--print-libdir"], at).stdout.trim().to_owned();
+    fs::write(at.join("Main.hs"), "main = print 4\n").unwrap();
+    tool("ghc", &["Main.hs", "-o", "ordinary"], at);
+    workflow(
+        at,
+        &format!(
+            "      - uses: sower/ghc-caps@v1\n        with: {{heap: 600m, allocation-area: 8m, require: 'true'}}\n\
+             \x20     - run: |\n\
+             \x20         PATH=/usr/bin:/bin {libdir}/bin/ghc -B{libdir} -e 'print 1'\n\
+             \x20         PATH=/usr/bin:/bin /usr/bin/runghc {0}/Main.hs\n\
+             \x20         {0}/ordinary\n\
+             \x20     - run: ghc -e 'print 5'\n\
+             \x20       env: {{GHCRTS: -M500m}}\n\
+             \x20     - uses: sower/ghc-caps@v1\n        with: {{heap: 300m, allocation-area: 8m}}\n\
+             \x20     - run: /usr/bin/ghc -e 'print 6'\n",
+            at.display()
+        ),
+    );
+    let ran = sower(&["exec"], at);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stdout.contains("The ceiling reaches "), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("GHCRTS is set to \"-M500m\": for GHC, what it says counts"),
+        "{}",
+        ran.stdout
+    );
+    let proof =
+        "GHC ran 4 times; heap ceiling in force: 300 MiB in 1 of 4, 500 MiB in 1 of 4, 600 MiB in 2 of 4";
+    assert!(ran.stdout.contains(proof), "{}", ran.stdout);
+    assert!(!Path::new(&libdir).join("bin/ghc.original").exists());
+}
+
+#[test]
+fn a_plain_nix_build_in_a_job_is_followed() {
+    needs_root();
+    let nix = Nix::new(false, "");
+    workflow(
+        nix.at(),
+        &format!(
+            "      - uses: sower/ghc-caps@v1\n        with: {{heap: 1g}}\n\
+             \x20     - run: cd {} && nix build --impure {INSTALLABLE} && nix --version && nix eval --impure --raw {INSTALLABLE}.name\n",
+            nix.at().display()
+        ),
+    );
+    let mut exec = command(env!("CARGO_BIN_EXE_sower"), &["exec"], nix.at());
+    for (name, value) in &nix.environment {
+        // In a job nothing comes from the runner's own environment.
+        exec.arg("--env").arg(format!("{name}={value}")).env(name, value);
+    }
+    let ran = ran(&exec.output().unwrap());
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    for words in [
+        "Heap ceiling: 1 of 1 derivations that are still to be built runs GHC, 0 of them with a ceiling in GHCRTS; launchers",
+        "▸ building image",
+        "image: ended after ",
+        "nix (Nix) ",
+        "| image | built | ",
+        "GHC ran 1 time; heap ceiling in force: 1 GiB in 1 of 1",
+    ] {
+        assert!(ran.stdout.contains(words), "{words}\n{}", ran.stdout);
+    }
+    let said = fs::read_to_string(nix.at().join("result")).unwrap();
+    assert!(said.starts_with("environment: .\n") && said.contains("\0-M1g\0"), "{said}");
 }

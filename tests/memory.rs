@@ -82,17 +82,72 @@ fn what_goes_above_the_limit_is_killed_and_named_and_nothing_else_is_harmed() {
     assert!(text.contains("Cause: ") && text.contains("limits.pids"), "{text}");
 }
 
-/// Whether a group is left whose job's process is gone: its name has the number of that process.
-fn group_left() -> bool {
+/// The group of version 1 that this process is in, where its memory is counted.
+fn memory_group() -> Option<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let memory = own.lines().find_map(|line| line.split_once(":memory:")).map_or("/", |(_, path)| path);
     let place = mounts.lines().find(|line| line.ends_with(",memory")).and_then(|line| line.split(' ').nth(4));
-    let Some(place) = place else { return false };
-    let names = fs::read_dir(format!("{place}{memory}")).unwrap().flatten().map(|entry| entry.file_name());
+    Some(format!("{}{memory}", place?).into())
+}
+
+/// Whether a group is left whose job's process is gone: its name has the number of that process.
+fn group_left() -> bool {
+    let Some(group) = memory_group() else { return false };
+    let names = fs::read_dir(group).unwrap().flatten().map(|entry| entry.file_name());
     names
         .filter_map(|name| name.to_str()?.strip_prefix("sower-")?.split('-').next()?.parse::<u32>().ok())
         .any(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists())
+}
+
+#[test]
+fn a_limit_above_the_job_s_own_is_told_apart_from_it() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let text = fs::read_to_string(runner.config_file()).unwrap();
+    fs::write(runner.config_file(), text + "limits:\n  memory: 1GiB\n").unwrap();
+    // As systemd's MemoryMax= does, or a container engine.
+    let above = memory_group().unwrap().join(format!("test-above-{}", std::process::id()));
+    fs::create_dir(&above).unwrap();
+    fs::write(above.join("memory.limit_in_bytes"), "120M").unwrap();
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", above.display());
+    runner.wrap(&["sh", "-c", &enter, "sh"]);
+    runner.start(&[]).unwrap();
+    let (ended, text) = done(&forge, forge.enqueue(job(&[&hog(300)])));
+    assert_eq!(ended.status, Status::Failure, "{text}");
+    assert!(text.contains("Cause: out of memory: the kernel killed "), "{text}");
+    assert!(
+        text.contains("at the limit of the control group ") && text.contains("(limit 120 MiB)"),
+        "{text}"
+    );
+    assert!(text.contains("not one of this runner's"), "{text}");
+    let (ended, text) = done(&forge, forge.enqueue(job(&["echo the daemon lives"])));
+    assert_eq!(ended.status, Status::Success, "{text}");
+    runner.signal("TERM").unwrap();
+    runner.wait(PATIENCE).unwrap();
+    wait("the group to be empty", || fs::remove_dir(&above).ok());
+}
+
+#[test]
+fn without_control_groups_each_process_is_limited() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let text = fs::read_to_string(runner.config_file()).unwrap();
+    fs::write(runner.config_file(), text + "limits:\n  memory: 64MiB\n").unwrap();
+    runner.wrap(&[
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"",
+        "sh",
+    ]);
+    runner.start(&[]).unwrap();
+    let (ended, text) = done(&forge, forge.enqueue(job(&[&hog(200)])));
+    assert_eq!(ended.status, Status::Failure, "{text}");
+    assert!(text.contains("##[warning]limits.memory is not enforced: "), "{text}");
+    assert!(text.contains("Each process of the steps may have 64 MiB of its own (RLIMIT_DATA)"), "{text}");
+    assert!(text.contains("Cause: a Python program was refused memory (MemoryError)"), "{text}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::local::plan::{self, Instance, Plan, Selection};
 use crate::local::schedule::{Ended, LEFTOVER_GRACE, Schedule};
 use crate::local::services;
 use crate::local::show::{self, Style};
+use crate::local::status::Status;
 use crate::local::{graph, summary};
 use crate::workflow::snippet;
 
@@ -178,7 +179,12 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
     let services = services::start(&cache.join("store"), QUOTA, work.path())
         .inspect_err(|error| eprintln!("No cache and no artifacts: {error}"))
         .ok();
-    let out: show::Shared = Arc::new(Mutex::new(Box::new(io::stdout())));
+    // Without it everything else is shown all the same.
+    let status = (!args.json && io::stdout().is_terminal()).then(|| Status::start().ok()).flatten();
+    let out: show::Shared = Arc::new(Mutex::new(match &status {
+        Some(status) => Box::new(status.clone()),
+        None => Box::new(io::stdout()),
+    }));
     let schedule = Schedule {
         plan,
         context,
@@ -190,8 +196,13 @@ fn execute(args: &Args, plan: &Plan, context: &Context, selection: &Selection) -
         services: services.as_ref(),
         control: &control,
         style,
+        status: status.clone(),
     };
     let ended = schedule.run(&out);
+    if let Some(mut status) = status {
+        // Takes the line away.
+        let _ = status.write(b"");
+    }
     Members::all(String::new(), None).end_all(LEFTOVER_GRACE);
     let ended = ended.map_err(Failure::not_well)?;
     if !args.json {

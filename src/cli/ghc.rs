@@ -45,7 +45,8 @@ struct CeilingArgs {
 
 /// Put launchers with a heap ceiling in front of GHC for the steps that follow in a job.
 ///
-/// Every GHC that a later step calls by name gets the ceiling; no other program does.
+/// Every GHC that a later step calls gets the ceiling; no other program does. As root that is by any name and path, and
+/// inside single-user Nix builds; else by PATH.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -1,12 +1,14 @@
 //! The truth about an end: why a step failed, told from its last rows and from what the kernel counted.
 //!
 //! [`table`] holds the patterns, the first that fits counts; before it come what the kernel and our own watchdog did,
-//! which no row tells, and the operator's own patterns.
+//! which no row tells, and the operator's own patterns. [`look`] says which file it was, where the rows do not.
 
+mod look;
 mod table;
 
 use std::fmt;
 
+pub use look::{Places, look};
 pub use table::{Pattern, fits};
 
 use crate::config::OwnCause;
@@ -20,6 +22,28 @@ pub struct Diagnosis {
     pub cause: String,
     /// What to do; empty when there is nothing to say.
     pub advice: String,
+    /// What to look for, to say more.
+    pub about: About,
+}
+
+/// What a cause is about: more can be said of it by looking at the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum About {
+    /// Nothing that can be looked for.
+    #[default]
+    Other,
+    /// A static archive.
+    Archive,
+    /// An interface file of GHC.
+    Interface,
+    /// A disk.
+    Disk,
+}
+
+impl Diagnosis {
+    fn of(cause: String, advice: &str) -> Self {
+        Self { cause, advice: advice.to_owned(), about: About::Other }
+    }
 }
 
 impl fmt::Display for Diagnosis {
@@ -72,18 +96,18 @@ pub fn find(evidence: &Evidence<'_>) -> Option<Diagnosis> {
         .or_else(|| {
             own.iter().find_map(|own| {
                 let held = table::last_row(rows, |row| fits(&own.pattern, row))?;
-                Some(Diagnosis { cause: table::fill(&own.cause, &held), advice: own.advice.clone() })
+                Some(Diagnosis::of(table::fill(&own.cause, &held), &own.advice))
             })
         })
         .or_else(|| table::look(*end, rows, *ceiling))
         .or_else(|| {
-            end.is_kill().then(|| Diagnosis {
-                cause: "a process was killed (SIGKILL, exit code 137), and neither the kernel's out-of-memory killer \
-                        nor this runner did it"
-                    .to_owned(),
-                advice: "Something on the host did: an operator, a container engine, earlyoom or systemd-oomd; their \
-                         logs tell"
-                    .to_owned(),
+            end.is_kill().then(|| {
+                Diagnosis::of(
+                    "a process was killed (SIGKILL, exit code 137), and neither the kernel's out-of-memory killer nor this \
+                     runner did it"
+                        .to_owned(),
+                    "Something on the host did: an operator, a container engine, earlyoom or systemd-oomd; their logs tell",
+                )
             })
         })
 }
@@ -91,11 +115,10 @@ pub fn find(evidence: &Evidence<'_>) -> Option<Diagnosis> {
 /// What the kernel or the watchdog did for memory.
 fn memory(end: End, rows: &str, deaths: &Deaths) -> Option<Diagnosis> {
     if let Some(reason) = &deaths.watchdog {
-        return Some(Diagnosis {
-            cause: reason.clone(),
-            advice: "Raise limits.memory, or let the step do less at a time (-j1, a lower heap ceiling)"
-                .to_owned(),
-        });
+        return Some(Diagnosis::of(
+            reason.clone(),
+            "Raise limits.memory, or let the step do less at a time (-j1, a lower heap ceiling)",
+        ));
     }
     let killed = |count: u64| {
         let told: Vec<String> =
@@ -109,40 +132,49 @@ fn memory(end: End, rows: &str, deaths: &Deaths) -> Option<Diagnosis> {
     if deaths.at_the_cap > 0 {
         let (limit, peak) = deaths.cap.unwrap_or_default();
         let peak = peak.map(|peak| format!(", {} used", Size(peak))).unwrap_or_default();
-        return Some(Diagnosis {
-            cause: format!(
+        return Some(Diagnosis::of(
+            format!(
                 "out of memory: at this job's own limit of {}{peak}, the kernel killed {}",
                 Size(limit),
                 killed(deaths.at_the_cap)
             ),
-            advice: "Raise limits.memory in the runner's configuration, or let the step do less at a time (-j1, a \
-                     heap ceiling for GHC below the limit)"
-                .to_owned(),
-        });
+            "Raise limits.memory in the runner's configuration, or let the step do less at a time (-j1, a heap ceiling for \
+             GHC below the limit)",
+        ));
     }
     // Elsewhere on the host it may have been anybody's process.
     let sign = end.is_kill() || rows.lines().any(|row| row.contains("Killed") || row.contains("signal 9"));
-    if deaths.elsewhere > 0 && sign {
-        let place = match deaths.victims.first() {
-            Some(victim) => match &victim.group {
-                Some(group) => format!("at the limit of the control group {group}"),
-                None => "because the whole host had no memory left".to_owned(),
+    let count = deaths.of_the_job + if sign { deaths.elsewhere } else { 0 };
+    if count > 0 {
+        let host = "because the whole host had no memory left".to_owned();
+        let (place, of_host) = match (deaths.victims.first(), &deaths.parent) {
+            (_, Some(parent)) => {
+                (format!("at the limit of the control group {parent}, which this runner is in"), false)
+            }
+            (Some(victim), None) => match &victim.group {
+                Some(group) => (format!("at the limit of the control group {group}"), false),
+                None => (host, true),
             },
-            None => "on this host".to_owned(),
+            (None, None) if deaths.of_the_job > 0 => (host, true),
+            (None, None) => ("on this host".to_owned(), true),
         };
-        return Some(Diagnosis {
-            cause: format!("out of memory: the kernel killed {} {place}", killed(deaths.elsewhere)),
-            advice:
-                "Set limits.memory so that a job dies before the host does, let fewer jobs run at a time \
-                     (runner.capacity), or add memory or swap"
-                    .to_owned(),
-        });
+        let advice = if of_host {
+            "Set limits.memory so that a job dies before the host does, let fewer jobs run at a time (runner.capacity), or \
+             add memory or swap"
+        } else {
+            "That limit is not one of this runner's: raise it where it is set (systemd: MemoryMax= of the service; a \
+             container engine: its memory option), or set limits.memory below it"
+        };
+        return Some(Diagnosis::of(
+            format!("out of memory: the kernel killed {} {place}", killed(count)),
+            advice,
+        ));
     }
     if deaths.refused > 0 && end != End::Exit(0) {
-        return Some(Diagnosis {
-            cause: format!("{} times a process could not be started because of limits.pids", deaths.refused),
-            advice: "Raise limits.pids, or look for what starts so many".to_owned(),
-        });
+        return Some(Diagnosis::of(
+            format!("{} times a process could not be started because of limits.pids", deaths.refused),
+            "Raise limits.pids, or look for what starts so many",
+        ));
     }
     None
 }
@@ -178,6 +210,13 @@ mod tests {
                 .contains("killed ld (pid 9, 3 GiB) because the whole host")
         );
         assert_eq!(said(End::Exit(2), "error: no such file", &host), "");
+        let above = Deaths {
+            of_the_job: 1,
+            parent: Some("/sys/fs/cgroup/a (limit 100 MiB)".to_owned()),
+            cap: Some((1 << 30, Some(90 << 20))),
+            ..Deaths::default()
+        };
+        insta::assert_snapshot!(said(End::Exit(1), "", &above), @"Cause: out of memory: the kernel killed 1 process at the limit of the control group /sys/fs/cgroup/a (limit 100 MiB), which this runner is in. That limit is not one of this runner's: raise it where it is set (systemd: MemoryMax= of the service; a container engine: its memory option), or set limits.memory below it.");
         assert!(said(End::Signal(9), "", &Deaths::default()).contains("neither the kernel's"));
         let own = Deaths { watchdog: Some("it stood still".to_owned()), ..Deaths::default() };
         assert!(said(End::Exit(1), "", &own).starts_with("Cause: it stood still."));

@@ -1,6 +1,6 @@
 //! Patterns in the last rows of a failed step, what they mean, and what to do.
 
-use super::{Diagnosis, End};
+use super::{About, Diagnosis, End};
 use crate::limits::size::Size;
 
 /// A line of the table. In patterns `*` stands for anything; the texts may name what it stood for as `{1}`, `{2}` and
@@ -27,9 +27,11 @@ const RAISE: &str = "Raise the ceiling if the host has memory left, compile fewe
                      allocation area (-A), or split the module that GHC was at";
 const ARCHIVE: &str =
     "Find the file with `sower archive check`, mend it with `sower archive patch`, or have it built again";
+const INTERFACE: &str = "Remove the .hi files of the build and compile again; where one is beyond 274 MB, split its module or export \
+                         names instead of whole modules (`module M` in an export list takes in all of M)";
 const DISK: &str =
     "Free some: `nix-collect-garbage`, old workspaces, the registry; `df -h` and `df -i` tell which is full";
-const MEMORY: &str = "The host, a control group or a limit of the process (ulimit -v) had no more to give; let it do less \
+const MEMORY: &str = "The host, a control group or a limit of the process (ulimit -v, ulimit -d) had no more to give; let it do less \
                       at a time, or give it more";
 
 /// The first that fits counts: what is surer stands first.
@@ -51,6 +53,11 @@ const TABLE: &[Pattern] = &[
         "Sizes are a number and k, m or g, such as -M2g",
     ),
     row(
+        &["Unable to commit * bytes of memory"],
+        "GHC's run-time system was refused {1} more bytes of memory, below its own ceiling",
+        MEMORY,
+    ),
+    row(
         &["unable to allocate memory (requested * bytes)"],
         "GHC's run-time system was refused memory ({1} bytes), below its own ceiling",
         MEMORY,
@@ -61,6 +68,26 @@ const TABLE: &[Pattern] = &[
         "GHC's own reader of archives (-staticlib) met the end of a static archive in the middle of a member: a .a file is \
          truncated (a member's content begins at byte {1} of it)",
         ARCHIVE,
+    ),
+    row(
+        &["Bad interface file: *"],
+        "GHC cannot read the interface file {1}: it is cut, damaged or of another GHC",
+        INTERFACE,
+    ),
+    row(
+        &["Binary.readBinMem: only read * bytes"],
+        "GHC could not read an interface file (.hi) to its end ({1} bytes of it)",
+        INTERFACE,
+    ),
+    row(
+        &["ghc: panic!", "Ix{Int}.index: Index "],
+        "GHC met a number out of range in what it read, most likely in an interface file (.hi) that is cut or damaged",
+        INTERFACE,
+    ),
+    row(
+        &["ghc: panic!", "toEnum: bad argument"],
+        "GHC met a number out of range in what it read, most likely in an interface file (.hi) that is cut or damaged",
+        INTERFACE,
     ),
     row(
         &["*: attempt to map * bytes at offset * exceeds size of file; the file may be corrupt"],
@@ -79,11 +106,32 @@ const TABLE: &[Pattern] = &[
     row(&["error adding symbols: malformed archive"], "the linker (ld) found an archive damaged", ARCHIVE),
     row(&["*: malformed archive"], "a program found an archive damaged: {1}", ARCHIVE),
     row(
+        &["error: *: failed to parse archive: "],
+        "the linker (lld) found an archive truncated or damaged: {1}",
+        ARCHIVE,
+    ),
+    row(
         &["truncated or malformed archive"],
         "the linker (lld) found an archive truncated or damaged",
         ARCHIVE,
     ),
+    row(
+        &["ld.lld: error: *: invalid sh_type for string table"],
+        "the linker (lld) found {1} cut: the end of the object is not there",
+        ARCHIVE,
+    ),
+    row(
+        &["*: error adding symbols: no more archived files"],
+        "the linker (ld) found an archive cut before its first member: {1}",
+        ARCHIVE,
+    ),
+    row(
+        &["loadArchive: error whilst reading `*'"],
+        "GHC's own linker (Template Haskell, GHCi) met the end of a static archive in the middle of a member: {1}",
+        ARCHIVE,
+    ),
     row(&["loadArchive: *"], "GHC's own linker could not load a static archive: {1}", ARCHIVE),
+    row(&["loadArchive \"*\": failed"], "GHC's own linker could not load the static archive {1}", ARCHIVE),
     row(
         &["*: file format not recognized; treating as linker script"],
         "the linker does not know {1} as an archive: its begin is damaged",
@@ -133,10 +181,14 @@ pub(super) fn look(end: End, rows: &str, ceiling: Option<Size>) -> Option<Diagno
         let all = others.iter().all(|other| last_row(rows, |row| fits(other, row)).is_some());
         all.then(|| {
             let of = ceiling.map(|ceiling| format!(" of {ceiling}")).unwrap_or_default();
-            Diagnosis {
-                cause: fill(pattern.cause, &held).replace("{ceiling}", &of),
-                advice: pattern.advice.to_owned(),
-            }
+            let about = match pattern.advice {
+                ARCHIVE => About::Archive,
+                INTERFACE => About::Interface,
+                DISK => About::Disk,
+                _ => About::Other,
+            };
+            let cause = fill(pattern.cause, &held).replace("{ceiling}", &of);
+            Diagnosis { cause, advice: pattern.advice.to_owned(), about }
         })
     })
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use indexmap::IndexMap;
+use rustix::process::Resource;
+
 use crate::archive::nix::store_directory;
 use crate::config::Limits;
 use crate::diagnose::{self, End, Evidence};
@@ -11,6 +14,7 @@ use crate::limits::admission::{Admitted, Answer};
 use crate::limits::cap::Cap;
 use crate::limits::ceiling::Ceiling;
 use crate::limits::meter::{Meter, Subject};
+use crate::limits::nix_log::{self, NixLog};
 use crate::limits::size::Size;
 use crate::limits::{follow, launcher, nix, process, report, run};
 
@@ -34,6 +38,8 @@ pub(super) struct Memory {
     ceiling: Option<Ceiling>,
     /// What the launchers in private mounts were made for: the search path, and when the Nix store got a path last.
     covered: Option<(Ceiling, String, Option<SystemTime>)>,
+    /// What Nix tells of builds that are not followed.
+    nix_log: Option<NixLog>,
     /// A GHCRTS of the workflow that was told.
     told_ghcrts: String,
     /// The job fails when a GHC ran without the ceiling.
@@ -78,7 +84,8 @@ impl Memory {
                 None
             }
         };
-        output.set_entry(Entry { groups });
+        let rlimits = rlimits(&limits, cap.as_ref(), log)?;
+        output.set_entry(Entry { groups, rlimits });
         let ceiling = match Ceiling::of(&spec.memory.ghc) {
             Ok(ceiling) => ceiling,
             Err(problem) => {
@@ -105,6 +112,12 @@ impl Memory {
         if let Err(error) = follow::make_launchers(&bin, search_path.as_ref(), &bin.join("sower")) {
             log.warning(&format!("Nix builds are not followed: {}: {error}", bin.display()))?;
         }
+        let nix_log = if nix_log::is_known_to(search_path.as_ref()) {
+            // Builds are done also where they cannot be told.
+            output.end().and_then(|end| NixLog::listen(&spec.places.scratch.join("nix"), end)).ok()
+        } else {
+            None
+        };
         if !limits.is_none()
             && which::which_in("nix", Some(search_path), "/").is_ok()
             && nix::builders_are_the_daemons()
@@ -124,6 +137,7 @@ impl Memory {
             meter,
             covered: ceiling.map(|ceiling| (ceiling, search_path.to_owned(), store_changed())),
             ceiling,
+            nix_log,
             told_ghcrts: String::new(),
             require: spec.memory.ghc.require && ceiling.is_some(),
             last: None,
@@ -137,13 +151,46 @@ impl Memory {
         }
     }
 
+    /// Adds to a step's environment what Nix is to know.
+    pub(super) fn extend(&self, environment: &mut IndexMap<String, String>) {
+        if let Some(log) = &self.nix_log {
+            let config = environment.entry("NIX_CONFIG".to_owned()).or_default();
+            *config = log.config(config);
+        }
+    }
+
     /// Writes down what was measured, and removes the limits.
     pub(super) fn end(&mut self) {
         if let Some(meter) = self.meter.take() {
             let _ = meter.stop();
         }
+        self.nix_log = None;
         self.admitted = None;
     }
+}
+
+/// What the kernel can limit for each process where it cannot for the job. Not the address space: GHC and others reserve
+/// far more of it than they use.
+fn rlimits(limits: &Limits, cap: Option<&Cap>, log: &mut Log<'_>) -> io::Result<Vec<(Resource, u64)>> {
+    let mut rlimits = Vec::new();
+    let kernel_limits_memory = cap.is_some_and(Cap::limits_memory);
+    if let Some(memory) = limits.memory.filter(|_| !kernel_limits_memory && !limits.watchdog) {
+        rlimits.push((Resource::Data, memory));
+        log.text(&format!(
+            "Each process of the steps may have {} of its own (RLIMIT_DATA), all together more; limits.watchdog has the runner \
+             end a step above it.",
+            Size(memory)
+        ))?;
+    }
+    // This one counts all processes of a user, and root's are not limited.
+    let root = rustix::process::geteuid().is_root();
+    if let Some(pids) = limits.pids.filter(|_| !root && !cap.is_some_and(Cap::limits_pids)) {
+        rlimits.push((Resource::Nproc, pids));
+        log.text(&format!(
+            "This user may have {pids} processes, those of others of its jobs among them (RLIMIT_NPROC)."
+        ))?;
+    }
+    Ok(rlimits)
 }
 
 /// When the Nix store got a path last.
@@ -214,12 +261,15 @@ impl Executor<'_> {
         }
         let deaths = meter.deaths();
         // Of a step that failed it is told already.
-        if deaths.at_the_cap > 0 && conclusion == Conclusion::Success {
+        let killed = deaths.at_the_cap + deaths.of_the_job;
+        if killed > 0 && conclusion == Conclusion::Success {
             let victims: Vec<_> =
                 deaths.victims.iter().map(crate::limits::kernel_log::Victim::line).collect();
             self.log.warning(&format!(
-                "At the job's limit the kernel killed {} in this step, which went on: {}",
-                if deaths.at_the_cap == 1 { "a process" } else { "processes" },
+                "{} the kernel killed {} in this step, which went on{}{}",
+                if deaths.at_the_cap > 0 { "At the job's limit" } else { "For want of memory" },
+                if killed == 1 { "a process" } else { "processes" },
+                if victims.is_empty() { "" } else { ": " },
                 victims.join(", ")
             ))?;
         }
@@ -243,13 +293,13 @@ impl Executor<'_> {
         if known.is_some_and(|(known, ..)| known == ceiling) {
             // Most new paths of a store hold no compiler.
             let (_, path, _) = &now;
-            return match run::uncovered(path.as_ref()) {
-                0 => Ok(()),
-                _ => run::cover_host(path.as_ref(), &ceiling)
-                    .iter()
-                    .skip(1)
-                    .try_for_each(|line| self.log.text(line)),
-            };
+            if run::uncovered(path.as_ref()) == 0 {
+                return Ok(());
+            }
+            let lines = run::cover_host(path.as_ref(), &ceiling);
+            // Where there can be no such mounts it was told already.
+            let fresh = lines.iter().skip(1).filter(|line| !line.starts_with(run::BY_PATH_ONLY));
+            return fresh.into_iter().try_for_each(|line| self.log.text(line));
         }
         run::cover_host(now.1.as_ref(), &ceiling).iter().try_for_each(|line| self.log.text(line))
     }
@@ -290,10 +340,12 @@ impl Executor<'_> {
                 .steps
                 .iter()
                 .any(|step| step.to - step.from >= 5 * TOLD_MILLIS || step.peak >= TOLD_BYTES);
-        let Some(step) = self.memory.last.filter(|_| worth) else { return Ok(()) };
+        let builds = self.memory.nix_log.as_ref().and_then(NixLog::markdown);
+        let Some(step) = self.memory.last.filter(|_| worth || builds.is_some()) else { return Ok(()) };
         // A summary belongs to a step and replaces what the step had.
         let before = self.last_summary.take().filter(|(of, _)| *of == step).map(|(_, text)| text + "\n\n");
-        let markdown = before.unwrap_or_default() + &report::markdown(&profile);
+        let builds = builds.map(|builds| builds + "\n\n");
+        let markdown = before.unwrap_or_default() + &builds.unwrap_or_default() + &report::markdown(&profile);
         let markdown = self.log.masker.mask(&markdown);
         self.log.emit(&Event::Summary { step, markdown })
     }
@@ -308,9 +360,15 @@ impl Executor<'_> {
             ceiling: self.memory.ceiling.map(|ceiling| ceiling.heap),
             own: &self.spec.memory.causes,
         });
-        match found {
-            Some(found) => self.log.error(&found.to_string()),
-            None => Ok(()),
-        }
+        let Some(mut found) = found else { return Ok(()) };
+        let path = self.search_path(&[]);
+        let scratch = &self.spec.places.scratch;
+        let places = diagnose::Places {
+            workspace: &self.spec.places.workspace,
+            path: path.as_ref(),
+            others: &[scratch.join("temp"), self.spec.places.home.clone()],
+        };
+        diagnose::look(&mut found, self.log.tail.rows(), &places);
+        self.log.error(&found.to_string())
     }
 }

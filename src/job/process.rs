@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use super::spec::Patience;
 use super::tree::{self, Members, Process};
@@ -132,6 +132,8 @@ pub struct Output {
 pub struct Entry {
     /// The files `cgroup.procs` of control groups, open for writing.
     pub groups: Option<Arc<Vec<OwnedFd>>>,
+    /// Limits that each process has for itself, and what it starts.
+    pub rlimits: Vec<(Resource, u64)>,
 }
 
 /// What the kernel's out-of-memory killer adds to the badness of steps, in thousandths of the memory: it is to pick
@@ -143,6 +145,13 @@ impl Entry {
     fn pass(&self) -> io::Result<()> {
         for group in self.groups.iter().flat_map(|groups| groups.iter()) {
             rustix::io::write(group, b"0")?;
+        }
+        for (resource, limit) in &self.rlimits {
+            // A lower limit that is there already stays.
+            let now = rustix::process::getrlimit(*resource);
+            let least = |there: Option<u64>| Some(there.map_or(*limit, |there| there.min(*limit)));
+            let new = Rlimit { current: least(now.current), maximum: least(now.maximum) };
+            rustix::process::setrlimit(*resource, new)?;
         }
         // Raising it is everybody's right; where /proc is not mounted there is nothing to raise.
         if let Ok(file) = rustix::fs::open(
@@ -169,6 +178,14 @@ impl Output {
         // Only the reading end: the steps share the other one and expect it to block.
         rustix::fs::fcntl_setfl(&read, rustix::fs::OFlags::NONBLOCK)?;
         Ok(Self { read, write, buffer: vec![0; CHUNK], started: 0, entry: Entry::default() })
+    }
+
+    /// A further end into which may be printed.
+    ///
+    /// # Errors
+    /// When no file descriptor is left.
+    pub fn end(&self) -> io::Result<OwnedFd> {
+        self.write.try_clone()
     }
 
     /// Has every process that is started from now on go through this.

@@ -200,6 +200,7 @@ impl Executor<'_> {
         }
         all.extend(self.files.variables().map(|(name, path)| (name, path.to_string_lossy().into_owned())));
         all.insert("PATH".to_owned(), self.search_path(&layers));
+        self.memory.extend(&mut all);
         all
     }
 

@@ -41,6 +41,8 @@ pub struct Events {
     pub killed: u64,
     /// How often a process could not be started.
     pub refused: u64,
+    /// How often the limit on memory was reached. Processes that were killed while it was not died for another's limit.
+    pub reached: u64,
 }
 
 /// What the steps use now.
@@ -186,6 +188,21 @@ impl Cap {
         self.memory.is_some()
     }
 
+    /// Whether the kernel limits the number of processes.
+    #[must_use]
+    pub fn limits_pids(&self) -> bool {
+        self.pids.is_some()
+    }
+
+    /// The part of the path of the limited group by which the kernel's log can be told to speak of it.
+    #[must_use]
+    pub fn mark(&self) -> Option<String> {
+        let directory = self.memory.as_deref()?;
+        // In version 2 it is the leaf `steps` of the job's group.
+        let named = if self.unified { directory.parent()? } else { directory };
+        Some(named.file_name()?.to_string_lossy().into_owned())
+    }
+
     /// What the steps use now; `None` where their memory is not counted.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
@@ -215,6 +232,14 @@ impl Cap {
         Events {
             killed: count(&self.memory, file, "oom_kill ").unwrap_or(0),
             refused: count(&self.pids, "pids.events", "max ").unwrap_or(0),
+            reached: if self.unified {
+                count(&self.memory, file, "oom ").unwrap_or(0)
+            } else {
+                self.memory
+                    .as_ref()
+                    .and_then(|directory| number(&directory.join("memory.failcnt")))
+                    .unwrap_or(0)
+            },
         }
     }
 
@@ -224,6 +249,7 @@ impl Cap {
         let news = Events {
             killed: now.killed.saturating_sub(self.before.killed),
             refused: now.refused.saturating_sub(self.before.refused),
+            reached: now.reached.saturating_sub(self.before.reached),
         };
         self.before = now;
         news

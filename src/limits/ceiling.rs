@@ -151,11 +151,10 @@ pub fn in_force(environment: &[u8], arguments: &[u8]) -> InForce {
 }
 
 fn take(found: &mut InForce, option: &[u8]) {
-    let size = |value: &[u8]| std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-    // A size that cannot be read stops the process at once: it changes nothing here.
-    if let Some(heap) = option.strip_prefix(b"-M").and_then(size) {
+    // A size that the run-time system refuses stops the process at once: it changes nothing here.
+    if let Some(heap) = option.strip_prefix(b"-M").and_then(Size::as_the_run_time_system_reads) {
         found.heap = Some(heap);
-    } else if let Some(area) = option.strip_prefix(b"-A").and_then(size) {
+    } else if let Some(area) = option.strip_prefix(b"-A").and_then(Size::as_the_run_time_system_reads) {
         found.allocation_area = Some(area);
     }
 }
@@ -178,6 +177,8 @@ mod tests {
         assert_eq!(heap("", "ghc +RTS -A128m -M100m -RTS x +RTS -M200m"), Some(200));
         assert_eq!(heap("GHCRTS=-A1m", "ghc -M2g"), None);
         assert_eq!(heap("XGHCRTS=-M2g", "ghc"), None);
+        assert_eq!(heap("GHCRTS=-M2g", "ghc +RTS -M50% -M -M2gb -M0 -M-1g"), Some(2048));
+        assert_eq!(heap("GHCRTS=-M2e9", "ghc +RTS -M0x10000000 -RTS"), Some(256));
     }
 
     #[test]

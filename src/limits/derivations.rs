@@ -70,7 +70,16 @@ fn ask_by(command: &[&str], question: &[OsString]) -> Result<Asked, String> {
         }
         last
     });
-    let read = child.stdout.take().map_or_else(|| Ok(Asked::default()), |out| read(BufReader::new(out)));
+    let read = child.stdout.take().map_or_else(
+        || Ok(Asked::default()),
+        |out| {
+            let mut out = BufReader::new(out);
+            let asked = read(&mut out);
+            // What stands behind the answer, a line's end, has to be read too: Nix takes a closed pipe for a failure.
+            let _ = std::io::copy(&mut out, &mut std::io::sink());
+            asked
+        },
+    );
     let status = child.wait().map_err(|error| error.to_string())?;
     let said = said.join().unwrap_or_default();
     if !status.success() {

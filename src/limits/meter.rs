@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cap::{self, Cap, Events};
 use super::kernel_log::{KernelLog, Victim};
+use super::parents::Parents;
 use super::process;
 use super::profile::{Profile, StepUse};
 use super::programs;
@@ -52,6 +53,7 @@ struct State {
     /// Why the watchdog killed, until somebody asks.
     killed: Option<String>,
     host_kills: u64,
+    parents: Parents,
     /// Kills at the job's limit that are in the picture.
     marked: u64,
     victims: Vec<Victim>,
@@ -83,6 +85,10 @@ pub struct Deaths {
     pub watchdog: Option<String>,
     /// Processes that the kernel killed at the job's own limit.
     pub at_the_cap: u64,
+    /// Processes of the job that it killed while the job was below its own limit.
+    pub of_the_job: u64,
+    /// A control group above the job's whose limit was reached.
+    pub parent: Option<String>,
     /// Processes that it killed elsewhere on the host.
     pub elsewhere: u64,
     /// How often a process could not be started because of `limits.pids`.
@@ -124,6 +130,7 @@ impl Meter {
             stalled: None,
             killed: None,
             host_kills: host_kills(),
+            parents: Parents::now(),
             marked: 0,
             victims: Vec::new(),
             record,
@@ -346,7 +353,7 @@ impl State {
     }
 
     fn deaths(&mut self) -> Deaths {
-        let Events { killed, refused } = self.cap.as_mut().map(Cap::news).unwrap_or_default();
+        let Events { killed, refused, reached } = self.cap.as_mut().map(Cap::news).unwrap_or_default();
         let host = host_kills();
         let on_host = host.saturating_sub(self.host_kills);
         self.host_kills = host;
@@ -356,9 +363,22 @@ impl State {
             victims.extend(self.kernel.victims());
         }
         let peak = self.cap.as_ref().and_then(Cap::usage).and_then(|usage| usage.peak);
+        // The kernel's log is surest: it names the group whose limit it was. It tells of others on this host as well, and may
+        // not have told of ours yet.
+        let mark = self.cap.as_ref().and_then(Cap::mark);
+        let own = |victim: &Victim| {
+            let group = victim.group.as_deref().zip(mark.as_deref());
+            group.is_some_and(|(group, mark)| group.contains(mark))
+        };
+        let ours = reached > 0 || victims.iter().any(own);
+        if ours && killed > 0 {
+            victims.retain(own);
+        }
         Deaths {
             watchdog: self.killed.take(),
-            at_the_cap: killed,
+            at_the_cap: if ours { killed } else { 0 },
+            of_the_job: if ours { 0 } else { killed },
+            parent: self.parents.news(),
             elsewhere: on_host.saturating_sub(killed),
             refused,
             victims,

@@ -8,6 +8,7 @@
 //! | Module | Holds |
 //! | --- | --- |
 //! | [`cap`] | the kernel's limits for a job: control groups of both versions |
+//! | [`parents`] | the limits of the groups above |
 //! | [`meter`] | the thread that measures a running job, and the watchdog |
 //! | [`profile`] | what was measured, bounded |
 //! | [`report`], [`svg`] | what was measured, as Markdown and as a picture |
@@ -22,7 +23,7 @@
 //! | [`run`] | a command under a ceiling, from start to exit code |
 //! | [`derivations`] | which derivations run GHC, and which of them carry a ceiling |
 //! | [`nix`] | whose children builders are, and by which way a ceiling gets to them |
-//! | [`nix_build`], [`follow`] | a Nix build as it goes, and the command that shows it |
+//! | [`nix_build`], [`follow`], [`nix_log`] | Nix builds as they go, by a command that shows them and by Nix's own log |
 //! | [`admission`] | whether a job fits beside those that run |
 
 pub mod admission;
@@ -36,6 +37,8 @@ pub mod launcher;
 pub mod meter;
 pub mod nix;
 pub mod nix_build;
+pub mod nix_log;
+pub mod parents;
 pub mod process;
 pub mod profile;
 pub mod programs;

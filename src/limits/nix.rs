@@ -119,8 +119,10 @@ pub fn builds(arguments: &[OsString]) -> Option<Vec<OsString>> {
 pub fn way(question: &[OsString], ceiling: &Ceiling) -> String {
     let covered = || {
         let compilers = programs::in_store(&store_directory());
-        compilers.iter().any(|compiler| {
-            !cover::is_open(compiler) || compiler.to_string_lossy().ends_with(launcher::ORIGINAL)
+        // Those that are scripts lead to others, perhaps outside of the store.
+        let behind = compilers.iter().flat_map(|compiler| programs::behind(compiler));
+        compilers.iter().cloned().chain(behind).any(|compiler| {
+            !cover::is_open(&compiler) || compiler.to_string_lossy().ends_with(launcher::ORIGINAL)
         })
     };
     match derivations::ask(question) {

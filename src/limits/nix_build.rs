@@ -109,7 +109,8 @@ impl Builds {
                 let text = event["msg"].as_str()?;
                 self.note_failure(text);
                 // That it builds is told already, and better.
-                let known = text.starts_with("building '") && text.ends_with(".drv'...");
+                let plain = without_colours(text);
+                let known = plain.starts_with("building '") && plain.ends_with(".drv'...");
                 (!known).then(|| text.to_owned())
             }
             _ => None,
@@ -223,16 +224,19 @@ impl Builds {
         if self.done.len() < TOLD_AT_MOST { self.done.push(build) } else { self.more += 1 }
     }
 
-    /// `builder for '/nix/store/…-app.drv' failed …` comes when the build has stopped.
+    /// Nix names a derivation that failed when it has stopped: `builder for '/nix/store/…-app.drv' failed with …`, and from
+    /// 2.30 on `Cannot build '/nix/store/…-app.drv'.` with the reason below.
     fn note_failure(&mut self, text: &str) {
-        let Some((_, rest)) = text.split_once(".drv' failed").map(|(before, rest)| (rest, before)) else {
+        let plain = without_colours(text);
+        if !plain.contains("failed") {
             return;
-        };
-        let Some((_, path)) = rest.rsplit_once('\'') else { return };
-        let failed = name(path);
-        let all = self.done.iter_mut().chain(&mut self.waiting).chain(self.running.values_mut());
-        for build in all.filter(|build| build.name == failed) {
-            build.failed = true;
+        }
+        for path in plain.split('\'').filter(|part| part.ends_with(".drv")) {
+            let failed = name(path);
+            let all = self.done.iter_mut().chain(&mut self.waiting).chain(self.running.values_mut());
+            for build in all.filter(|build| build.name == failed) {
+                build.failed = true;
+            }
         }
     }
 
@@ -346,6 +350,20 @@ fn name(path: &str) -> String {
     clean(name)
 }
 
+/// A text without the sequences that colour it.
+fn without_colours(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        let mut behind = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').chars();
+        behind.next();
+        rest = behind.as_str();
+    }
+    plain.push_str(rest);
+    plain
+}
+
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(120).collect()
 }
@@ -443,11 +461,12 @@ mod tests {
             row(3, "c one"),
             r#"{"action":"stop","id":1}"#.to_owned(),
             row(3, "c two"),
-            r#"{"action":"msg","level":0,"msg":"error: builder for '/nix/store/0123456789abcdfghijklmnpqrsvwxyz-b.drv' failed with exit code 3"}"#.to_owned(),
+            r#"{"action":"msg","level":0,"msg":"\u001b[31merror:\u001b[0m builder for '\u001b[35m/nix/store/0123456789abcdfghijklmnpqrsvwxyz-b.drv\u001b[0m' failed with exit code 3"}"#.to_owned(),
         ] {
             take(event);
         }
         log.push_str(&builds.end().unwrap_or_default());
+        let log = without_colours(&log);
         insta::assert_snapshot!(log, @r"
         ::group::building a
         a> ::add-mask::a

@@ -5,6 +5,10 @@ use super::size::Size;
 
 /// Points of the chart: more make its text long and its lines no better.
 const CHART_POINTS: usize = 60;
+/// Colours of the chart's lines.
+const MEMORY: &str = "#0072b2";
+const CEILING: &str = "#8250df";
+const CAP: &str = "#cf222e";
 /// Steps in the table.
 const ROWS: usize = 50;
 
@@ -97,21 +101,39 @@ fn chart(profile: &Profile) -> Option<String> {
             mebibytes(points[range].iter().map(super::profile::Point::total).max().unwrap_or(0))
         })
         .collect();
-    let lines: Vec<u64> =
-        [profile.ceiling.filter(|_| profile.proof.runs > 0), profile.cap].into_iter().flatten().collect();
+    let lines = [
+        (profile.ceiling.filter(|_| profile.proof.runs > 0), CEILING, "violet", "GHC's heap ceiling"),
+        (profile.cap, CAP, "red", "the limit of the job"),
+    ];
     // A line far above all values would press them flat.
-    let lines: Vec<u64> = lines.into_iter().filter(|line| *line <= profile.peak.saturating_mul(8)).collect();
-    let top = lines.iter().copied().chain([profile.peak]).max().unwrap_or(0) / 20 * 21;
+    let lines: Vec<_> = lines
+        .into_iter()
+        .filter_map(|(value, colour, said, name)| Some((value?, colour, said, name)))
+        .filter(|(value, ..)| *value <= profile.peak.saturating_mul(8))
+        .collect();
+    let top = lines.iter().map(|(value, ..)| *value).chain([profile.peak]).max().unwrap_or(0) / 20 * 21;
     let seconds = points.last().map_or(0, |point| point.at) / 1000;
-    let mut text = String::from("```mermaid\nxychart-beta\n  title \"Memory of the job\"\n");
+    // The chart's own first colour can hardly be seen on white.
+    let palette: Vec<&str> =
+        [MEMORY].into_iter().chain(lines.iter().map(|(_, colour, ..)| *colour)).collect();
+    let mut text = format!(
+        "```mermaid\n%%{{init: {{\"themeVariables\": {{\"xyChart\": {{\"plotColorPalette\": \"{}\"}}}}}}}}%%\nxychart-beta\n  title \"Memory of the job\"\n",
+        palette.join(", ")
+    );
     text.push_str(&format!("  x-axis \"seconds\" 0 --> {}\n", seconds.max(1)));
     text.push_str(&format!("  y-axis \"MiB\" 0 --> {}\n", (top >> 20).max(1)));
     text.push_str(&format!("  line [{}]\n", values.join(", ")));
-    for line in lines {
-        let line = vec![mebibytes(line); count];
+    for (value, ..) in &lines {
+        let line = vec![mebibytes(*value); count];
         text.push_str(&format!("  line [{}]\n", line.join(", ")));
     }
     text.push_str("```\n");
+    if !lines.is_empty() {
+        // A chart of this kind has no legend.
+        let names: Vec<String> =
+            lines.iter().map(|(value, _, said, name)| format!("{said}: {name}, {}", Size(*value))).collect();
+        text.push_str(&format!("\nBlue: all processes; {}.\n", names.join("; ")));
+    }
     Some(text)
 }
 
@@ -131,7 +153,7 @@ mod tests {
         profile.proof.runs = 1;
         profile.proof.by_heap.insert(Some(2 << 30), 1);
         let _ = profile.step_ends(2100);
-        insta::assert_snapshot!(markdown(&profile), @r#"
+        insta::assert_snapshot!(markdown(&profile), @r##"
         ### Memory
 
         | Step | Peak RSS | Peak of GHC | Ceiling | Of the limit | Largest | Time |
@@ -141,6 +163,7 @@ mod tests {
         GHC ran 1 time; heap ceiling in force: 2 GiB in 1 of 1, peak RSS 0 B.
 
         ```mermaid
+        %%{init: {"themeVariables": {"xyChart": {"plotColorPalette": "#0072b2, #8250df, #cf222e"}}}}%%
         xychart-beta
           title "Memory of the job"
           x-axis "seconds" 0 --> 2
@@ -149,6 +172,8 @@ mod tests {
           line [2048, 2048, 2048, 2048, 2048]
           line [3072, 3072, 3072, 3072, 3072]
         ```
-        "#);
+
+        Blue: all processes; violet: GHC's heap ceiling, 2 GiB; red: the limit of the job, 3 GiB.
+        "##);
     }
 }

@@ -95,6 +95,9 @@ pub fn uncovered(path: &OsStr) -> usize {
     programs::reachable(path).iter().filter(|file| !original(file) && cover::is_open(file)).count()
 }
 
+/// How a line begins that tells that there are no private mounts.
+pub const BY_PATH_ONLY: &str = "The ceiling reaches GHC by PATH only";
+
 /// What to tell where builders are the nix-daemon's children.
 pub const BUILDERS_OF_THE_DAEMON: &str = "Nix builds go through a nix-daemon here: the builders are its children, and no ceiling and no limit of this job \
      reaches them. A ceiling has to stand in the derivations, or the daemon's own service needs a limit (systemd: \
@@ -114,9 +117,9 @@ fn cover_all(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Vec<Stri
             ));
             lines.extend(covered.left.iter().map(|left| format!("No launcher over {left}")));
         }
-        Err(error) => lines.push(format!(
-            "The ceiling reaches GHC by PATH only, not by its full path or inside a Nix build: {error}"
-        )),
+        Err(error) => {
+            lines.push(format!("{BY_PATH_ONLY}, not by its full path or inside a Nix build: {error}"));
+        }
     }
     if nix::builders_are_the_daemons() {
         lines.push(BUILDERS_OF_THE_DAEMON.to_owned());

@@ -37,6 +37,22 @@ impl FromStr for Size {
 }
 
 impl Size {
+    /// What the run-time system makes of the value of `-M` or `-A`, which is more than people write: `atof`, then the last
+    /// letter as the unit (`w` are words), whatever stands between. `None` for what it refuses: less than a block of 4 KiB.
+    #[must_use]
+    pub fn as_the_run_time_system_reads(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?.trim_start();
+        let unit: u64 = match text.as_bytes().last()? {
+            b'g' | b'G' => 1 << 30,
+            b'm' | b'M' => 1 << 20,
+            b'k' | b'K' => 1 << 10,
+            b'w' | b'W' => 8,
+            _ => 1,
+        };
+        let bytes = leading_number(text) * unit as f64;
+        (4096.0..9.2e18).contains(&bytes).then_some(Self(bytes as u64))
+    }
+
     /// The size as an option's value: exact, in the largest unit that holds it.
     #[must_use]
     pub fn option(self) -> String {
@@ -47,6 +63,19 @@ impl Size {
         }
         self.0.to_string()
     }
+}
+
+/// The number that a text begins with, as C's `atof` reads it; 0 when it begins with none.
+fn leading_number(text: &str) -> f64 {
+    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        let digits = hex.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(hex.len());
+        return u64::from_str_radix(&hex[..digits], 16).map_or(0.0, |number| number as f64);
+    }
+    // The longest begin that is a number; none has more letters than this.
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-')))
+        .unwrap_or(text.len());
+    (1..=end.min(40)).rev().find_map(|end| text[..end].parse().ok()).unwrap_or(0.0)
 }
 
 impl fmt::Display for Size {

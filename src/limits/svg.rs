@@ -8,10 +8,10 @@ use super::report;
 use super::size::Size;
 
 const WIDTH: f64 = 1100.0;
-const HEIGHT: f64 = 520.0;
+const HEIGHT: f64 = 548.0;
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 64.0;
+const TOP: f64 = 92.0;
 const BOTTOM: f64 = 112.0;
 /// Colours of programs, told apart by the colour-blind too (after Okabe and Ito).
 const COLOURS: [&str; 11] = [
@@ -86,16 +86,17 @@ impl<'p> Picture<'p> {
         for (index, step) in self.profile.steps.iter().enumerate() {
             let to = if step.to == 0 { self.profile.millis } else { step.to };
             let (from, to) = (self.x(step.from), self.x(to));
-            if index % 2 == 0 {
-                let _ = writeln!(
-                    svg,
-                    "<rect class=\"band\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>",
-                    (to - from).max(0.5),
-                    bottom - TOP
-                );
-            }
+            let shade = if index % 2 == 0 { "band" } else { "bg" };
+            let _ = writeln!(
+                svg,
+                "<rect class=\"{shade}\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"><title>{}</title></rect>",
+                (to - from).max(0.5),
+                bottom - TOP,
+                escape(&step.name, 120)
+            );
             let room = ((to - from) / 6.6) as usize;
-            if room >= 4 {
+            // A narrower one is named by its tooltip only.
+            if room >= 7 {
                 let _ = writeln!(
                     svg,
                     "<text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
@@ -130,16 +131,19 @@ impl<'p> Picture<'p> {
             );
             value += step;
         }
-        for tick in 0..=6 {
-            let millis = (self.millis * f64::from(tick) / 6.0) as u64;
-            let anchor = if tick == 6 { "end" } else { "middle" };
+        let step = time_step(self.millis);
+        let mut millis = 0;
+        while millis as f64 <= self.millis {
+            // The last one must not run out of the picture.
+            let anchor = if self.x(millis) > WIDTH - RIGHT - 20.0 { "end" } else { "middle" };
             let _ = writeln!(
                 svg,
                 "<text class=\"dim\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 self.x(millis),
                 bottom + 17.0,
-                report::time(millis)
+                tick(millis)
             );
+            millis += step;
         }
     }
 
@@ -197,30 +201,44 @@ impl<'p> Picture<'p> {
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{0:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"1.6\" stroke-dasharray=\"7 4\"/>\n\
-                 <text class=\"halo\" x=\"{0:.1}\" y=\"{1:.1}\" text-anchor=\"end\" fill=\"{colour}\" font-weight=\"600\">{name} {2}</text>",
+                 <text class=\"halo\" x=\"{1:.1}\" y=\"{2:.1}\" fill=\"{colour}\" font-weight=\"600\">{name} {3}</text>",
                 WIDTH - RIGHT,
+                LEFT + 6.0,
                 y - 5.0,
                 Size(value)
             );
         }
     }
 
+    /// What happened, as flags above the plot; those that would stand on others go down into it.
     fn marks(&self, svg: &mut String) {
-        for (index, mark) in self.profile.marks.iter().enumerate() {
-            let down = (index % 6) as f64 * 17.0;
+        let mut taken: Vec<(f64, f64)> = Vec::new();
+        let mut down = 0.0;
+        for mark in &self.profile.marks {
             let x = self.x(mark.at);
-            let anchor = if x > WIDTH / 2.0 { ("end", -8.0) } else { ("start", 8.0) };
+            let text = escape(&mark.text, 80);
+            let width = mark.text.chars().count().min(80) as f64 * 7.2 + 16.0;
+            let left = x > WIDTH / 2.0;
+            let span = if left { (x - width, x) } else { (x, x + width) };
+            let free = taken.iter().all(|(from, to)| span.1 < *from || span.0 > *to);
+            let y = if free {
+                taken.push(span);
+                TOP - 12.0
+            } else {
+                down += 17.0;
+                TOP - 2.0 + down
+            };
+            let (anchor, beside) = if left { ("end", -9.0) } else { ("start", 9.0) };
             let _ = writeln!(
                 svg,
-                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"#cf222e\" stroke-width=\"1.2\"/>\n\
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#cf222e\" stroke-width=\"1.4\"/>\n\
                  <circle cx=\"{x:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"#cf222e\"/>\n\
-                 <text class=\"halo\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{}\" fill=\"#cf222e\" font-weight=\"600\">{}</text>",
+                 <text class=\"halo\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"#cf222e\" font-weight=\"600\">{text}</text>",
+                (y - 4.0).min(TOP),
                 HEIGHT - BOTTOM,
-                TOP + 10.0 + down,
-                x + anchor.1,
-                TOP + 14.0 + down,
-                anchor.0,
-                escape(&mark.text, 60)
+                y - 4.0,
+                x + beside,
+                y,
             );
         }
     }
@@ -250,6 +268,40 @@ impl<'p> Picture<'p> {
             );
             x += width;
         }
+        if self.profile.points.iter().any(|point| point.group.is_some()) {
+            if x + 230.0 > WIDTH - RIGHT {
+                (x, y) = (LEFT, y + 19.0);
+            }
+            let _ = writeln!(
+                svg,
+                "<line x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{2:.1}\" y2=\"{2:.1}\" stroke=\"#6e7781\" stroke-width=\"1.5\" stroke-dasharray=\"2 3\"/>\n\
+                 <text class=\"fg\" x=\"{:.1}\" y=\"{y:.1}\">control group, with cached files</text>",
+                x + 18.0,
+                x + 24.0,
+                y - 4.0,
+            );
+        }
+    }
+}
+
+/// Milliseconds between two ticks: round, and at most ten of them.
+fn time_step(millis: f64) -> u64 {
+    const SECONDS: [u64; 19] =
+        [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 604_800];
+    let fitting = SECONDS.into_iter().find(|seconds| millis / (seconds * 1000) as f64 <= 9.0);
+    fitting.unwrap_or_else(|| (millis / 9000.0) as u64 + 1) * 1000
+}
+
+/// A moment of the axis.
+fn tick(millis: u64) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0 => "0".to_owned(),
+        1..60 => format!("{seconds} s"),
+        60..3600 if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        _ if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        _ => format!("{}:{:02} h", seconds / 3600, seconds / 60 % 60),
     }
 }
 
@@ -291,5 +343,13 @@ mod tests {
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         assert!(svg.contains("limit of the job 1 GiB") && !svg.contains("GHC ceiling"));
         assert!(draw(&Profile::default(), "").ends_with("</svg>\n"));
+        assert_eq!(
+            (time_step(11_000.0), time_step(1_048_500.0), time_step(1e12)),
+            (2000, 120_000, 111_111_112_000)
+        );
+        assert_eq!(
+            [0, 7000, 90_000, 120_000, 5_400_000].map(tick),
+            ["0", "7 s", "1:30 min", "2 min", "1:30 h"]
+        );
     }
 }

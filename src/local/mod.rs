@@ -10,6 +10,7 @@ pub mod plan;
 pub mod schedule;
 pub mod services;
 pub mod show;
+pub mod status;
 pub mod summary;
 
 pub use context::{Context, Question};

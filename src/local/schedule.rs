@@ -23,6 +23,7 @@ use super::context::Context;
 use super::plan::{Instance, Plan, Run, Selection, counts};
 use super::services;
 use super::show::{self, Shared, Style, View};
+use super::status::Status;
 
 /// What all runs of a schedule share.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct Schedule<'s> {
     pub control: &'s Control,
     /// How to show them.
     pub style: Style,
+    /// The line that says what runs, on a terminal.
+    pub status: Option<Status>,
 }
 
 /// How one job ended.
@@ -207,6 +210,7 @@ impl Schedule<'_> {
         let members = if alone { Members::all(id, None) } else { Members::tracked(id) };
         let began = Timestamp::now();
         let mut view = View::new(&run, self.style, out.clone());
+        view.status.clone_from(&self.status);
         let conclusion =
             executor::run(&spec, &mut view, control, members).map_err(|error| error.to_string())?;
         view.flush().map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::events::{Conclusion, Event, Sink, StepInfo, Timestamp};
 
 use super::plan::Run;
+use super::status::Status;
 
 /// Where all jobs of a run write. Each writes whole lines at once.
 pub type Shared = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -44,6 +45,8 @@ pub struct View {
     pub outputs: Vec<(String, String)>,
     /// Summaries as they came, by step.
     pub summaries: Vec<(String, String)>,
+    /// The line below everything, on a terminal.
+    pub status: Option<Status>,
 }
 
 impl std::fmt::Debug for View {
@@ -76,6 +79,7 @@ impl View {
             buffer: String::new(),
             outputs: Vec::new(),
             summaries: Vec::new(),
+            status: None,
         }
     }
 
@@ -193,6 +197,9 @@ impl Sink for View {
             Event::JobStarted { steps, .. } => self.steps.clone_from(steps),
             Event::StepStarted { time, step } => {
                 self.current = Some(*step);
+                if let Some(status) = &self.status {
+                    status.begins(&self.name, self.step_name(*step));
+                }
                 self.announcing = Announcing::Expected;
                 self.began = *time;
             }
@@ -209,6 +216,9 @@ impl Sink for View {
         }
         if let Event::StepEnded { .. } = event {
             self.current = None;
+            if let Some(status) = &self.status {
+                status.ends(&self.name);
+            }
         }
         if self.buffer.len() >= CHUNK { self.flush() } else { Ok(()) }
     }

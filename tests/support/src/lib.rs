@@ -34,6 +34,7 @@ mod forge;
 mod git;
 mod gitea;
 mod http;
+pub mod machine;
 mod options;
 mod protocol;
 mod random;

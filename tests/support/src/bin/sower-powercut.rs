@@ -5,15 +5,14 @@
 //! was printed is known from its serial line. After each cut it boots again, and the log that arrives is compared.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use sower_test_support::{
-    Dice, Enqueue, Forge, Method, Options, Row, Rule, Runner, Status, Trouble, Version,
-};
+use sower_test_support::machine::{Build, Machine, registration};
+use sower_test_support::{Dice, Enqueue, Forge, Method, Options, Row, Rule, Status, Trouble, Version};
 
 const HELP: &str = "\
 sower-powercut: runs jobs in a virtual machine and cuts its power.
@@ -26,22 +25,10 @@ sower-powercut: runs jobs in a virtual machine and cuts its power.
 
 /// How many rows a job prints that may begin after the boot.
 const SHORT: u64 = 60;
-/// The host as the machine sees it.
-const GATEWAY: &str = "10.0.2.2";
-/// What the kernel needs for the disk and the network, in this order.
-const MODULES: [&str; 9] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev",
-    "virtio_pci",
-    "virtio_blk",
-    "failover",
-    "net_failover",
-    "virtio_net",
-];
 /// An emulated machine on a busy one is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+const CONFIG: &str = "runner:\n  file: /data/state/.runner\nhost:\n  home: /data\n";
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -59,155 +46,12 @@ mount -t ext4 /dev/vda /data || echo "NO DISK"
 while :; do /bin/sower daemon -c /etc/config.yaml >/dev/console 2>&1; sleep 1; done
 "#;
 
-struct Machine {
-    folder: tempfile::TempDir,
-    kernel: PathBuf,
-    child: Option<Child>,
-    boots: u32,
-}
-
-impl Machine {
-    fn boot(&mut self) -> Result<(), Trouble> {
-        self.boots += 1;
-        let place = |name: &str| self.folder.path().join(name).display().to_string();
-        let serial = File::options().create(true).append(true).open(place("serial.log"))?;
-        let child = Command::new("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg",
-                "-m",
-                "512",
-                "-smp",
-                "1",
-                "-nographic",
-                "-no-reboot",
-                "-nodefaults",
-                "-serial",
-                "stdio",
-            ])
-            .args(["-kernel", &self.kernel.display().to_string(), "-initrd", &place("initrd")])
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
-            .args(["-drive", &format!("file={},format=raw,if=none,id=disk,cache=writeback", place("disk"))])
-            .args(["-device", "virtio-blk-pci,drive=disk,romfile="])
-            .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
-            .stdin(Stdio::null())
-            .stdout(serial.try_clone()?)
-            .stderr(serial)
-            .spawn()?;
-        self.child = Some(child);
-        Ok(())
-    }
-
-    fn cut(&mut self) -> Result<(), Trouble> {
-        if let Some(mut child) = self.child.take() {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-
-    fn serial(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.folder.path().join("serial.log")).unwrap_or_default())
-            .into_owned()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.cut();
-    }
-}
-
-/// Writes a `cpio` archive as the kernel wants it ("newc").
-fn cpio(entries: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let end = ("TRAILER!!!".to_owned(), 0, Vec::new());
-    for (number, (name, mode, content)) in entries.iter().chain([&end]).enumerate() {
-        let mut header = "070701".to_owned();
-        let fields = [number, *mode as usize, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        for field in fields {
-            let _ = write!(header, "{field:08x}");
-        }
-        out.extend_from_slice(header.as_bytes());
-        out.extend_from_slice(name.as_bytes());
-        out.push(0);
-        out.resize(out.len().next_multiple_of(4), 0);
-        out.extend_from_slice(content);
-        out.resize(out.len().next_multiple_of(4), 0);
-    }
-    out
-}
-
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    for entry in fs::read_dir(folder).ok()?.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            if let Some(found) = find(&path, name) {
-                return Some(found);
-            }
-        } else if entry.file_name() == name {
-            return Some(path);
-        }
-    }
-    None
-}
-
-/// The initial file system: busybox, the program with what it is linked to, the modules.
-fn initrd(sower: &Path, modules: &Path) -> Result<Vec<u8>, Trouble> {
-    let mut entries: Vec<(String, u32, Vec<u8>)> = Vec::new();
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "data", "etc", "modules", "lib", "lib64", "usr"] {
-        entries.push((folder.to_owned(), 0o040_755, Vec::new()));
-    }
-    entries.push(("bin/busybox".to_owned(), 0o100_755, fs::read("/bin/busybox")?));
-    entries.push(("bin/sower".to_owned(), 0o100_755, fs::read(sower)?));
-    entries.push(("init".to_owned(), 0o100_755, INIT.replace("MODULES", &MODULES.join(" ")).into_bytes()));
-    let config = "runner:\n  file: /data/state/.runner\nhost:\n  home: /data\n";
-    entries.push(("etc/config.yaml".to_owned(), 0o100_644, config.into()));
-    for name in MODULES {
-        if let Some(file) = find(modules, &format!("{name}.ko")) {
-            entries.push((format!("modules/{name}.ko"), 0o100_644, fs::read(file)?));
-        }
-    }
-    let linked = Command::new("ldd").arg(sower).output()?;
-    let mut made = vec!["lib".to_owned(), "lib64".to_owned(), "usr".to_owned()];
-    for word in
-        String::from_utf8_lossy(&linked.stdout).split_whitespace().filter(|word| word.starts_with('/'))
-    {
-        let name = word.trim_start_matches('/').to_owned();
-        for (at, _) in name.match_indices('/') {
-            if !made.contains(&name[..at].to_owned()) {
-                made.push(name[..at].to_owned());
-                entries.push((name[..at].to_owned(), 0o040_755, Vec::new()));
-            }
-        }
-        entries.push((name, 0o100_755, fs::read(word)?));
-    }
-    Ok(cpio(&entries))
-}
-
+/// The machine, registered with the stand-in.
 fn machine(sower: &Path, kernel: &Path, modules: &Path, forge: &Forge) -> Result<Machine, Trouble> {
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("initrd"), initrd(sower, modules)?)?;
-    let runner = Runner::new(&sower.display().to_string(), 1)?;
-    let output = runner.register(&forge.url(), &forge.registration_token(), "host:host", &[])?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
-    }
-    let registration = fs::read_to_string(runner.state_file())?.replace("127.0.0.1", GATEWAY);
-    fs::create_dir_all(folder.path().join("root/state"))?;
-    fs::write(folder.path().join("root/state/.runner"), registration)?;
-    let disk = folder.path().join("disk");
-    File::create(&disk)?.set_len(256 << 20)?;
-    let made = Command::new("mkfs.ext4")
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .args(["-q", "-d"])
-        .arg(folder.path().join("root"))
-        .arg(&disk)
-        .status()?;
-    if !made.success() {
-        return Err("mkfs.ext4 failed".into());
-    }
-    Ok(Machine { folder, kernel: kernel.to_owned(), child: None, boots: 0 })
+    Machine::new(
+        &Build { sower, kernel, modules, init: INIT, config: CONFIG, programs: &[], memory: 512 },
+        &registration(sower, forge)?,
+    )
 }
 
 /// What became of one cut.
