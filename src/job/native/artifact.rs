@@ -181,10 +181,7 @@ impl Executor<'_> {
         let count = found.files.len();
         let plural = if count == 1 { "" } else { "s" };
         self.log.text(&format!("With the provided path, there will be {count} file{plural} uploaded"))?;
-        let mut name = match call.input("name") {
-            "" => "artifact".to_owned(),
-            name => name.to_owned(),
-        };
+        let mut name = call.given("name").unwrap_or("artifact").to_owned();
         if !archive && !v3 {
             let [file] = &found.files[..] else {
                 return Err(step(format!(
