@@ -258,6 +258,9 @@ jobs:
       - run: echo "sparse=$(cd sparse && find . -name .git -prune -o -type f -print | sort | tr '\n' ' ')"
       - uses: actions/checkout@v4
         with: {{repository: dev/other, path: sparse2, sparse-checkout: "/docs/*", sparse-checkout-cone-mode: false}}
+      - uses: actions/checkout@v5
+        with: {{repository: dev/other, path: sparse}}
+      - run: echo "whole=$(ls sparse | tr '\n' ' ')"
       - run: echo "plain=$(cd sparse2 && find . -name .git -prune -o -type f -print | sort | tr '\n' ' ')"
       - run: touch topic/untracked && echo changed > topic/README
       - uses: actions/checkout@v4
@@ -266,9 +269,12 @@ jobs:
       - uses: actions/checkout@v6
         with: {{repository: dev/other, path: v6, fetch-depth: "-1", fetch-tags: perhaps}}
       - run: |
-          echo "inside=$(grep -c extraheader v6/.git/config) outside=$(ls "$RUNNER_TEMP"/git-credentials-*.config | wc -l)"
+          echo "inside=$(grep -c extraheader v6/.git/config) leads=$(git -C v6 config --get-regexp includeif | wc -l)"
           git -C v6 fetch -q origin topic && echo "v6 fetched, $(git -C v6 rev-list --count origin/main) commits, shallow=$(git -C v6 rev-parse --is-shallow-repository)"
-      - run: git -C v6 update-ref refs/remotes/origin/topic/x HEAD && touch v6/.git/index.lock
+      - run: |
+          git -C v6 update-ref -d refs/remotes/origin/topic
+          git -C v6 update-ref refs/remotes/origin/topic/x HEAD
+          touch v6/.git/index.lock
       - uses: actions/checkout@v4
         with: {{repository: dev/other, path: v6, ref: topic}}
       - run: |
@@ -285,10 +291,10 @@ jobs:
     assert!(!well);
     assert!(!rows.contains(token), "{rows}");
     says(&rows, &["default=one branch=main same=true ref=refs/heads/main", "auth=1", "fetched"]);
-    says(&rows, &["Input fetch-tags: \"perhaps\" is neither true nor false", "inside=0 outside=1"]);
+    says(&rows, &["Input fetch-tags: \"perhaps\" is neither true nor false", "inside=0 leads=2"]);
     says(&rows, &["v6 fetched, 1 commits, shallow=false", "again=two one=1", "fetched again"]);
     says(&rows, &["topic=two ref=topic", "none=0"]);
-    says(&rows, &["sparse=./README ./src/lib/a ", "plain=./docs/b "]);
+    says(&rows, &["sparse=./README ./src/lib/a ", "plain=./docs/b ", "whole=README docs src "]);
     says(&rows, &["clean=one README docs src", "A branch or tag with the name 'nowhere' could not be found"]);
     says(&rows, &["Removed the credentials from "]);
     assert_ne!(first, second);

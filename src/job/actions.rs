@@ -132,7 +132,8 @@ impl Executor<'_> {
         let mut deadline = self.cleanup_deadline.or(self.deadline);
         if let Some(patience) = patience {
             // Whom it was waited for in vain is not waited for again.
-            let patience = if self.prepared.silent.contains(wanted.server()) { Duration::ZERO } else { patience };
+            let patience =
+                if self.prepared.silent.contains(wanted.server()) { Duration::ZERO } else { patience };
             let end = Instant::now() + patience;
             deadline = Some(deadline.map_or(end, |deadline| deadline.min(end)));
         }

@@ -282,7 +282,9 @@ impl Git {
                 if !stopped && self.is_due() {
                     stopped = true;
                     // What it has started holds its pipes: the whole group has to go.
-                    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                    if let Some(group) =
+                        i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
+                    {
                         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                     }
                 }
@@ -575,7 +577,8 @@ mod tests {
 
     #[test]
     fn a_login_is_kept_apart_from_its_url() {
-        let parsed = Uses::parse("https://bob:p%40ss@git.example.org:8443/o/r/sub@v1", &ActionSources::default());
+        let parsed =
+            Uses::parse("https://bob:p%40ss@git.example.org:8443/o/r/sub@v1", &ActionSources::default());
         let Ok(Uses::Repository(action)) = parsed else { panic!("{parsed:?}") };
         assert_eq!(action.url, "https://git.example.org:8443/o/r");
         assert!(!format!("{action:?}").contains("ss"), "{action:?}");

@@ -83,7 +83,9 @@ impl<'c> Results<'c> {
             asked["expires_at"] = expires.into();
         }
         let answer = self.ask("CreateArtifact", asked).map_err(|error| match plain {
-            Some(_) => format!("{error}; does this server know artifacts without an archive (archive: false)?"),
+            Some(_) => {
+                format!("{error}; does this server know artifacts without an archive (archive: false)?")
+            }
             None => error,
         })?;
         match text(&answer, "signed_upload_url", "signedUploadUrl") {
