@@ -239,7 +239,7 @@ jobs:
         uses: actions/checkout@v4
         with: {{repository: dev/other, path: default}}
       - run: |
-          echo "default=$(cat default/README) branch=$(git -C default rev-parse --abbrev-ref HEAD) same=${{{{ steps.default.outputs.commit == '{first}' }}}}"
+          echo "default=$(cat default/README) branch=$(git -C default rev-parse --abbrev-ref HEAD) same=${{{{ steps.default.outputs.commit == '{first}' }}}} ref=${{{{ steps.default.outputs.ref }}}}"
           echo "auth=$(git -C default config --get-all http.{url}/.extraheader | grep -c basic)"
           git -C default fetch -q origin topic && echo fetched
       - id: topic
@@ -258,11 +258,28 @@ jobs:
       - run: echo "sparse=$(cd sparse && find . -name .git -prune -o -type f -print | sort | tr '\n' ' ')"
       - uses: actions/checkout@v4
         with: {{repository: dev/other, path: sparse2, sparse-checkout: "/docs/*", sparse-checkout-cone-mode: false}}
+      - uses: actions/checkout@v5
+        with: {{repository: dev/other, path: sparse}}
+      - run: echo "whole=$(ls sparse | tr '\n' ' ')"
       - run: echo "plain=$(cd sparse2 && find . -name .git -prune -o -type f -print | sort | tr '\n' ' ')"
       - run: touch topic/untracked && echo changed > topic/README
       - uses: actions/checkout@v4
         with: {{repository: dev/other, ref: main, path: topic}}
       - run: echo "clean=$(cat topic/README) $(ls topic | tr '\n' ' ')"
+      - uses: actions/checkout@v6
+        with: {{repository: dev/other, path: v6, fetch-depth: "-1", fetch-tags: perhaps}}
+      - run: |
+          echo "inside=$(grep -c extraheader v6/.git/config) leads=$(git -C v6 config --get-regexp includeif | wc -l)"
+          git -C v6 fetch -q origin topic && echo "v6 fetched, $(git -C v6 rev-list --count origin/main) commits, shallow=$(git -C v6 rev-parse --is-shallow-repository)"
+      - run: |
+          git -C v6 update-ref -d refs/remotes/origin/topic
+          git -C v6 update-ref refs/remotes/origin/topic/x HEAD
+          touch v6/.git/index.lock
+      - uses: actions/checkout@v4
+        with: {{repository: dev/other, path: v6, ref: topic}}
+      - run: |
+          echo "again=$(cat v6/README) one=$(git -C v6 config --get-all http.{url}/.extraheader | wc -l)"
+          git -C v6 fetch -q origin main && echo "fetched again"
       - uses: actions/checkout@v4
         with: {{repository: dev/other, ref: nowhere, path: nowhere}}
 "#,
@@ -273,12 +290,74 @@ jobs:
     let (well, rows) = tree.exec(&["-s", &format!("GITHUB_TOKEN={token}")]);
     assert!(!well);
     assert!(!rows.contains(token), "{rows}");
-    says(&rows, &["default=one branch=main same=true", "auth=1", "fetched"]);
+    says(&rows, &["default=one branch=main same=true ref=refs/heads/main", "auth=1", "fetched"]);
+    says(&rows, &["Input fetch-tags: \"perhaps\" is neither true nor false", "inside=0 leads=2"]);
+    says(&rows, &["v6 fetched, 1 commits, shallow=false", "again=two one=1", "fetched again"]);
     says(&rows, &["topic=two ref=topic", "none=0"]);
-    says(&rows, &["sparse=./README ./src/lib/a ", "plain=./docs/b "]);
+    says(&rows, &["sparse=./README ./src/lib/a ", "plain=./docs/b ", "whole=README docs src "]);
     says(&rows, &["clean=one README docs src", "A branch or tag with the name 'nowhere' could not be found"]);
     says(&rows, &["Removed the credentials from "]);
     assert_ne!(first, second);
+}
+
+#[test]
+fn artifacts_are_merged_and_files_go_without_an_archive() {
+    let tree = Tree::new(
+        r#"
+on: push
+jobs:
+  test:
+    runs-on: host
+    steps:
+      - run: echo 1 > a && echo 2 > b && chmod 755 a
+      - uses: actions/upload-artifact@v4
+        with: {name: part-a, path: a}
+      - uses: actions/upload-artifact@v4
+        with: {name: part-b, path: b}
+      - uses: actions/upload-artifact/merge@v4
+        with: {pattern: "part-@(a|b)", name: all, separate-directories: true, delete-merged: true}
+      - uses: actions/download-artifact@v5
+        with: {path: got}
+      - run: echo "merged=$(cd got && find . -type f | sort | tr '\n' ' ')"
+      - id: plain
+        uses: actions/upload-artifact@v7
+        with: {path: b, archive: false}
+      - uses: actions/download-artifact@v8
+        with: {name: b, path: plain}
+      - run: echo "plain=$(ls plain)$(cat plain/b)"
+      - uses: actions/download-artifact@v4
+        with: {pattern: "al*", path: own}
+      - run: echo "own=$(cd own && find . -type f | sort | tr '\n' ' ')"
+      - uses: actions/upload-artifact@v4
+        with: {name: "", path: a}
+"#,
+    );
+    let (well, rows) = tree.exec(&[]);
+    assert!(!well);
+    says(&rows, &["merged=./part-a/a ./part-b/b ", "plain=b2", "own=./all/part-a/a ./all/part-b/b "]);
+    says(&rows, &["The artifact name is empty"]);
+}
+
+#[test]
+fn a_pattern_that_finds_folders_and_what_is_in_them_saves_each_file_once() {
+    let tree = Tree::new(
+        r#"
+on: push
+jobs:
+  test:
+    runs-on: host
+    steps:
+      - run: mkdir -p deps/sub && echo 1 > deps/a && echo 2 > deps/sub/b && ln deps/a deps/same
+      - uses: actions/cache/save@v4
+        with: {path: "deps/**", key: k}
+      - run: rm -r deps
+      - uses: actions/cache/restore@v4
+        with: {path: "deps/**", key: k}
+      - run: echo "found=$(find deps -type f | sort | tr '\n' ' ') links=$(stat -c %h deps/same)"
+"#,
+    )
+    .committed("https://git.example.org/owner/app.git");
+    says(&tree.succeeds(&[]), &["found=deps/a deps/same deps/sub/b  links=2"]);
 }
 
 /// One request, as a client would make it by hand.

@@ -15,7 +15,8 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::reply::{
-    Answer, Refusal, encode, field, file, json as reply, next, number_field, parameter, question, text, text_field,
+    Answer, Refusal, encode, field, file, json as reply, next, number_field, parameter, question, text,
+    text_field,
 };
 use super::server::Site;
 use super::v2::{block_list, created};
@@ -73,7 +74,10 @@ impl Artifacts {
         File::create(self.file(id, None))?;
         let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let kind = kind.to_owned();
-        known.insert(name.to_owned(), Artifact { id, size: None, gzip: false, v3, digest: None, kind, created });
+        known.insert(
+            name.to_owned(),
+            Artifact { id, size: None, gzip: false, v3, digest: None, kind, created },
+        );
         Ok(id)
     }
 }
@@ -163,7 +167,11 @@ pub(super) async fn blob(artifacts: &Artifacts, id: &str, request: Request<Incom
         let mut response = file(&whole, &parts.headers, parts.method == Method::HEAD)?;
         let known = artifacts.known();
         if let Some((name, artifact)) = known.iter().find(|(_, artifact)| artifact.id == id) {
-            let end = if artifact.kind == ZIP && !name.to_ascii_lowercase().ends_with(".zip") { ".zip" } else { "" };
+            let end = if artifact.kind == ZIP && !name.to_ascii_lowercase().ends_with(".zip") {
+                ".zip"
+            } else {
+                ""
+            };
             let disposition = format!("attachment; filename*=UTF-8''{}", encode(&format!("{name}{end}")));
             for (header, value) in [(CONTENT_TYPE, &artifact.kind), (CONTENT_DISPOSITION, &disposition)] {
                 if let Ok(value) = HeaderValue::from_str(value) {

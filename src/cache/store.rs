@@ -504,11 +504,18 @@ impl Writer {
     /// When the disk is full, or the upload larger than everything that is kept.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let count = bytes.len() as u64;
-        self.left = self
-            .left
-            .checked_sub(count)
-            .ok_or(Error::TooLarge { size: self.quota.saturating_add(count), quota: self.quota })?;
-        self.file.write_all(bytes).map_err(io_at(&self.path))
+        let written = match self.left.checked_sub(count) {
+            Some(left) => {
+                self.left = left;
+                self.file.write_all(bytes).map_err(io_at(&self.path))
+            }
+            None => Err(Error::TooLarge { size: self.quota.saturating_add(count), quota: self.quota }),
+        };
+        if written.is_err() {
+            // It will never be whole: what has come must not keep the disk full until it is given up.
+            let _ = self.file.set_len(0);
+        }
+        written
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::events::Conclusion;
 use crate::workflow::{Action, Object, Runs, Status, Step, Template, parse_action};
@@ -15,6 +15,9 @@ use super::phases::{Phases, Runtime};
 use super::scope::{ActionPlace, Frame};
 use super::source::{self, Fetched, Git, RepositoryAction, Uses};
 use super::steps::{Handed, Problem};
+
+/// How long an action's server is waited for where there is another way.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Actions in actions in actions: GitHub's limit.
 pub(super) const MAX_NESTING: usize = 10;
@@ -87,9 +90,12 @@ impl Executor<'_> {
                     return Ok(handed);
                 }
                 let path = self.search_path(&[&self.env, &frame.env, env]);
-                let fetched = match self.fetch_action(&wanted, &path) {
+                let native = native.filter(|_| self.native_allowed());
+                // A host behind a wall that swallows everything would wait for minutes at each step.
+                let patience = native.map(|_| PATIENCE);
+                let fetched = match self.fetch_action(&wanted, &path, patience) {
                     Ok(fetched) => fetched,
-                    Err(error) => match native.filter(|_| self.native_allowed()) {
+                    Err(error) => match native {
                         Some(native) => {
                             self.log.text(&format!("{error}; the built-in action is used instead"))?;
                             return self.run_native(native, &used, frame);
@@ -116,14 +122,28 @@ impl Executor<'_> {
         &mut self,
         wanted: &RepositoryAction,
         path: &str,
+        patience: Option<Duration>,
     ) -> Result<Fetched, source::Error> {
         let key = (wanted.url.clone(), wanted.reference.clone());
         if let Some(fetched) = self.prepared.fetched.get(&key) {
             return Ok(fetched.clone());
         }
-        let git = self.git(path);
+        let control = self.cleanup_deadline.is_none().then(|| self.control.clone());
+        let mut deadline = self.cleanup_deadline.or(self.deadline);
+        if let Some(patience) = patience {
+            // Whom it was waited for in vain is not waited for again.
+            let patience =
+                if self.prepared.silent.contains(wanted.server()) { Duration::ZERO } else { patience };
+            let end = Instant::now() + patience;
+            deadline = Some(deadline.map_or(end, |deadline| deadline.min(end)));
+        }
+        let git = self.git(path).with_login(wanted).until(control, deadline);
         let places = &self.spec.places;
-        let fetched = source::fetch(wanted, &places.action_cache, &git, self.spec.actions.offline)?;
+        let fetched = source::fetch(wanted, &places.action_cache, &git, self.spec.actions.offline);
+        if fetched.is_err() && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.prepared.silent.insert(wanted.server().to_owned());
+        }
+        let fetched = fetched?;
         self.prepared.fetched.insert(key, fetched.clone());
         Ok(fetched)
     }

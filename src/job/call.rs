@@ -93,6 +93,7 @@ fn find(uses: &str, spec: &JobSpec, git: &Git) -> Result<(PathBuf, String, Optio
             name: text("repository").to_owned(),
             path: PathBuf::new(),
             reference: text("sha").to_owned(),
+            login: None,
         })?;
         return Ok((fetched.directory.join(path), path.to_owned(), None));
     }

@@ -1,7 +1,7 @@
 //! Actions that are programs, in JavaScript or Go: what they do before the first step, in their step, and after the
 //! last one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +83,8 @@ pub(super) enum Work {
 pub(super) struct Prepared {
     /// Repositories that this job has asked for, by URL and reference.
     pub(super) fetched: HashMap<(String, String), Fetched>,
+    /// Servers that have not answered in the time that there was for it.
+    pub(super) silent: HashSet<String>,
     /// What `pre` of an action left as its state, by the place of its step.
     state: HashMap<Vec<usize>, Vec<(String, String)>>,
 }
@@ -160,7 +162,7 @@ impl Executor<'_> {
             return None;
         }
         let path = self.search_path(&[&self.env]);
-        let fetched = self.fetch_action(&wanted, &path).ok()?;
+        let fetched = self.fetch_action(&wanted, &path, None).ok()?;
         let directory = fetched.directory.join(&wanted.path);
         let action = self.load(&directory).ok()?;
         let place = ActionPlace { directory, repository: wanted.name, reference: wanted.reference };

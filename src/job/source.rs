@@ -3,15 +3,22 @@
 //! A repository is fetched once for each commit, shallow, into a directory that never changes afterwards; jobs share
 //! it. Git is given its token through its environment, so it never stands in an argument or in a file.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::process::Control;
 use super::spec::ActionSources;
+
+/// The most that is read of what git prints, in bytes.
+const MAX_PRINTED: u64 = 64 << 20;
 
 /// What `uses` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +42,26 @@ pub struct RepositoryAction {
     pub path: PathBuf,
     /// Branch, tag or commit.
     pub reference: String,
+    /// What the URL in the workflow said before its host, for this server alone.
+    pub login: Option<Login>,
+}
+
+/// A user and a password, as `user:password`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login(String);
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Login")
+    }
+}
+
+impl RepositoryAction {
+    /// Scheme and host of its URL.
+    pub(super) fn server(&self) -> &str {
+        let host = self.url.find("://").map_or(0, |scheme| scheme + 3);
+        self.url[host..].find('/').map_or(self.url.as_str(), |end| &self.url[..host + end])
+    }
 }
 
 /// Why an action cannot be had.
@@ -85,10 +112,20 @@ impl Uses {
         if reference.is_empty() || reference.starts_with('-') || reference.contains(char::is_whitespace) {
             return Err(form());
         }
+        let mut login = None;
         let (base, rest) = match what.find("://") {
             Some(scheme) if matches!(&what[..scheme], "http" | "https") => {
-                let host = what[scheme + 3..].find('/').ok_or_else(form)? + scheme + 3;
-                (what[..host].to_owned(), &what[host + 1..])
+                let begin = scheme + 3;
+                let end = what[begin..].find('/').ok_or_else(form)? + begin;
+                // Neither git's arguments nor the cache's folders are to hold a password.
+                let host = match what[begin..end].rsplit_once('@') {
+                    Some((user, host)) => {
+                        login = Some(Login(crate::cache::decode(user)));
+                        host
+                    }
+                    None => &what[begin..end],
+                };
+                (format!("{}{host}", &what[..begin]), &what[end + 1..])
             }
             Some(_) => return Err(form()),
             None => (sources.default_url.trim_end_matches('/').to_owned(), what),
@@ -110,6 +147,7 @@ impl Uses {
             name,
             path,
             reference: reference.to_owned(),
+            login,
         }))
     }
 }
@@ -140,13 +178,35 @@ pub struct Git {
     home: PathBuf,
     /// `http.<url>.extraheader` and its value, for one instance.
     header: Option<(String, String)>,
+    /// When it is to be stopped.
+    control: Option<Control>,
+    deadline: Option<Instant>,
 }
 
 impl Git {
     /// Git as found on this PATH.
     #[must_use]
     pub fn new(path: &str, home: &Path) -> Self {
-        Self { path: path.to_owned(), home: home.to_owned(), header: None }
+        Self { path: path.to_owned(), home: home.to_owned(), header: None, control: None, deadline: None }
+    }
+
+    /// Stops when the job is cancelled, or this time is there.
+    #[must_use]
+    pub fn until(mut self, control: Option<Control>, deadline: Option<Instant>) -> Self {
+        (self.control, self.deadline) = (control, deadline);
+        self
+    }
+
+    /// Sends this login to the action's server, and nothing to any other.
+    #[must_use]
+    pub fn with_login(mut self, action: &RepositoryAction) -> Self {
+        if let Some(Login(login)) = &action.login {
+            self.header = Some((
+                format!("http.{}/.extraheader", action.server()),
+                format!("AUTHORIZATION: basic {}", STANDARD.encode(login)),
+            ));
+        }
+        self
     }
 
     /// Sends the token to this instance, and to no other.
@@ -191,7 +251,7 @@ impl Git {
                 .env("GIT_CONFIG_KEY_0", key)
                 .env("GIT_CONFIG_VALUE_0", value);
         }
-        let output = command.output().map_err(|error| format!("cannot start git: {error}"))?;
+        let output = self.wait(&mut command)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -201,6 +261,62 @@ impl Git {
         last.reverse();
         Err(if last.is_empty() { format!("git ended with {}", output.status) } else { last.join("; ") })
     }
+}
+
+impl Git {
+    /// Runs it to its end, or ends it and what it has started.
+    fn wait(&self, command: &mut Command) -> Result<Output, String> {
+        let failed = |error: io::Error| format!("cannot start git: {error}");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        std::thread::scope(|scope| {
+            let stdout = scope.spawn(|| read(out));
+            let stderr = scope.spawn(|| read(err));
+            let mut wait = Duration::from_millis(1);
+            let mut stopped = false;
+            let status = loop {
+                if let Some(status) = child.try_wait().map_err(failed)? {
+                    break status;
+                }
+                if !stopped && self.is_due() {
+                    stopped = true;
+                    // What it has started holds its pipes: the whole group has to go.
+                    if let Some(group) =
+                        i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
+                    {
+                        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                    }
+                }
+                std::thread::sleep(wait);
+                wait = (wait * 2).min(Duration::from_millis(20));
+            };
+            let joined = |done: std::thread::Result<io::Result<Vec<u8>>>| match done {
+                Ok(done) => done.map_err(|error| format!("cannot read what git prints: {error}")),
+                Err(_) => Err("cannot read what git prints".to_owned()),
+            };
+            let (stdout, stderr) = (joined(stdout.join())?, joined(stderr.join())?);
+            if stopped {
+                return Err("stopped: the job was cancelled, or this took too long".to_owned());
+            }
+            Ok(Output { status, stdout, stderr })
+        })
+    }
+
+    fn is_due(&self) -> bool {
+        self.control.as_ref().is_some_and(Control::is_cancelled)
+            || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// All of a pipe, within bounds; what is more is let go by.
+fn read(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    if let Some(mut pipe) = pipe {
+        (&mut pipe).take(MAX_PRINTED).read_to_end(&mut text)?;
+        io::copy(&mut pipe, &mut io::sink())?;
+    }
+    Ok(text)
 }
 
 /// A repository at a commit, on disk.
@@ -242,6 +358,7 @@ pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git, offline: bool) 
         return Err(failed(format!("commit {commit} is not cached, and no server is to be asked (offline)")));
     }
     let io = |source| Error::Io { path: place.clone(), source };
+    forget_broken_off(&place);
     let fresh = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&place).map_err(io)?;
     let into = fresh.path();
     git.run(into, &["init", "--quiet"]).map_err(failed)?;
@@ -253,8 +370,19 @@ pub fn fetch(action: &RepositoryAction, cache: &Path, git: &Git, offline: bool) 
         .map_err(failed)?;
     git.run(into, &["checkout", "--quiet", "--detach", &commit])
         .map_err(|error| failed(format!("the commit {commit} is not in what was fetched: {error}")))?;
+    // It will never be looked at again whether it is whole, so a power cut must not leave half of it.
+    rustix::fs::syncfs(File::open(into).map_err(io)?).map_err(|error| io(error.into()))?;
     fs::rename(fresh.keep(), &directory).map_err(io)?;
     Ok(Fetched { directory, commit, cached: false })
+}
+
+/// Removes what a fetch that was killed has left. Whoever calls holds the lock, so no other is under way.
+fn forget_broken_off(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".fetch-") {
+            let _ = super::remove::tree(&entry.path());
+        }
+    }
 }
 
 /// Everything of a repository that a commit can be in.
@@ -408,6 +536,7 @@ mod tests {
             name: "owner/name".to_owned(),
             path: PathBuf::new(),
             reference: reference.to_owned(),
+            login: None,
         };
         let cache = dir.path().join("cache");
         let first = fetch(&action("v1"), &cache, &git, false).unwrap();
@@ -446,6 +575,29 @@ mod tests {
         }
         let error = fetch(&action("v9"), &cache, &git, true).unwrap_err().to_string();
         assert!(error.contains("not cached") && error.contains("offline"), "{error}");
+    }
+
+    #[test]
+    fn a_login_is_kept_apart_from_its_url() {
+        let parsed =
+            Uses::parse("https://bob:p%40ss@git.example.org:8443/o/r/sub@v1", &ActionSources::default());
+        let Ok(Uses::Repository(action)) = parsed else { panic!("{parsed:?}") };
+        assert_eq!(action.url, "https://git.example.org:8443/o/r");
+        assert!(!format!("{action:?}").contains("ss"), "{action:?}");
+        let git = Git::new("", Path::new("/")).with_token("https://git.example.org", "t").with_login(&action);
+        let (key, value) = git.header().unwrap();
+        assert_eq!(key, "http.https://git.example.org:8443/.extraheader");
+        assert_eq!(value, &format!("AUTHORIZATION: basic {}", STANDARD.encode("bob:p@ss")));
+    }
+
+    #[test]
+    fn git_stops_when_the_job_does() {
+        let control = Control::new().unwrap();
+        control.cancel();
+        let git = Git::new("/usr/bin:/bin", Path::new("/")).until(Some(control), None);
+        // It would wait for its input for ever.
+        let done = git.run(Path::new("/"), &["-c", "alias.wait=!sleep 1000", "wait"]);
+        assert!(done.unwrap_err().contains("stopped"));
     }
 
     #[test]

@@ -15,11 +15,16 @@ pub(crate) struct Pushed<'a> {
 impl<'a> Pushed<'a> {
     /// Makes a repository and pushes one workflow.
     pub(crate) fn new(server: &'a dyn Server, name: &str, workflow: &str) -> Self {
+        Self::with(server, name, &[(".gitea/workflows/main.yaml", workflow)])
+    }
+
+    /// Makes a repository and pushes these files.
+    pub(crate) fn with(server: &'a dyn Server, name: &str, files: &[(&str, &str)]) -> Self {
         let repository = format!("{}/{name}", sower_test_support::USER);
         server
             .make_repository(&repository, &[("DEPLOY_KEY", "throwaway-secret-1")], &[("PLACE", "from-vars")])
             .unwrap();
-        let sha = server.push(&repository, &[(".gitea/workflows/main.yaml", workflow)]).unwrap();
+        let sha = server.push(&repository, files).unwrap();
         Self { server, repository, sha }
     }
 
@@ -316,15 +321,17 @@ pub(crate) fn an_ephemeral_runner_does_one_job(server: &dyn Server) {
     assert_eq!(ticks(&run.rows(&job)), (1..=200).collect::<Vec<_>>());
 }
 
-/// Makes a test of each scenario; `$start` starts a server.
 /// Version 3 and version 4 of the artifact protocol, the cache server, and checkout, without Node.js.
 const BUILT_IN: &str = r#"
 on: push
 jobs:
   first:
     runs-on: host
+    outputs: {word: "${{ steps.word.outputs.word }}"}
     steps:
       - uses: actions/checkout@v4
+      - id: word
+        run: echo "word=spoken" >> "$GITHUB_OUTPUT"
       - id: cache
         uses: actions/cache@v4
         with: {path: deps, key: deps-1}
@@ -355,15 +362,60 @@ jobs:
           echo "cache=[${{ steps.cache.outputs.cache-hit }}] $(cat deps/a)"
           echo "three=$(cat three/a) $(stat -c %s three/x/large)"
           echo "four=$(cat four/fourth/a four/fourth-b/a | tr '\n' ' ') $(stat -c %s four/fourth/x/large)"
+      - uses: actions/upload-artifact/merge@v4
+        with: {pattern: fourth*, name: all, separate-directories: true}
+      - uses: actions/download-artifact@v4
+        with: {name: all, path: all}
+      - run: echo "all=$(cd all && find . -type f | sort | tr '\n' ' ')"
+  many:
+    needs: first
+    runs-on: host
+    strategy: {matrix: {n: [1, 2]}}
+    steps:
+      - uses: actions/checkout@v6
+      - id: greet
+        uses: ./.gitea/actions/greet
+        with: {who: "${{ matrix.n }} ${{ needs.first.outputs.word }}"}
+      - run: echo "heard=${{ steps.greet.outputs.said }}"
+"#;
+
+const GREET: &str = r#"
+name: greet
+inputs: {who: {required: true}}
+outputs:
+  said: {value: "${{ steps.say.outputs.said }}"}
+runs:
+  using: composite
+  steps:
+    - id: say
+      shell: bash
+      run: echo "said=hello ${{ inputs.who }}" >> "$GITHUB_OUTPUT"
 "#;
 
 pub(crate) fn built_in_actions_hand_files_on(server: &dyn Server) {
     let _runner = runner(server, 1);
-    let run = Pushed::new(server, "built-in", BUILT_IN);
+    let files = [(".gitea/workflows/main.yaml", BUILT_IN), (".gitea/actions/greet/action.yml", GREET)];
+    let run = Pushed::with(server, "built-in", &files);
     let jobs = run.done();
     for (name, wanted) in [
-        ("first", &["files=.gitea/workflows/main.yaml  hit=[]", "Cache saved with key: deps-1"][..]),
-        ("second", &["cache=[false] dep", "three=one 20000000", "four=one two  20000000"]),
+        (
+            "first",
+            &[
+                "files=.gitea/actions/greet/action.yml .gitea/workflows/main.yaml  hit=[]",
+                "Cache saved with key: deps-1",
+            ][..],
+        ),
+        (
+            "second",
+            &[
+                "cache=[false] dep",
+                "three=one 20000000",
+                "four=one two  20000000",
+                "all=./fourth-b/a ./fourth/a ./fourth/x/large ",
+            ],
+        ),
+        ("many (1)", &["heard=hello 1 spoken"]),
+        ("many (2)", &["heard=hello 2 spoken"]),
     ] {
         let job = job(&jobs, name);
         let rows = run.rows(job);
@@ -374,6 +426,7 @@ pub(crate) fn built_in_actions_hand_files_on(server: &dyn Server) {
     }
 }
 
+/// Makes a test of each scenario; `$start` starts a server.
 macro_rules! scenarios {
     ($start:path: $($name:ident)*) => {
         $(

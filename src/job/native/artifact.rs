@@ -113,10 +113,14 @@ impl Storing {
 
 impl Executor<'_> {
     /// The files that patterns stand for.
-    pub(super) fn find_files(&mut self, call: &Call<'_>, patterns: &str, hidden: bool) -> Result<Found, Problem> {
+    pub(super) fn find_files(
+        &mut self,
+        call: &Call<'_>,
+        patterns: &str,
+        hidden: bool,
+    ) -> Result<Found, Problem> {
         let options = Options { descendants: true, skip_hidden: !hidden };
-        let glob =
-            Glob::new(patterns, call.workspace(), call.home(), options).map_err(Problem::Step)?;
+        let glob = Glob::new(patterns, call.workspace(), call.home(), options).map_err(Problem::Step)?;
         let found = glob.find().map_err(|error| step(error.to_string()))?;
         let files: Vec<PathBuf> =
             found.into_iter().filter(|found| !found.directory).map(|found| found.path).collect();
@@ -181,10 +185,7 @@ impl Executor<'_> {
         let count = found.files.len();
         let plural = if count == 1 { "" } else { "s" };
         self.log.text(&format!("With the provided path, there will be {count} file{plural} uploaded"))?;
-        let mut name = match call.input("name") {
-            "" => "artifact".to_owned(),
-            name => name.to_owned(),
-        };
+        let mut name = call.given("name").unwrap_or("artifact").to_owned();
         if !archive && !v3 {
             let [file] = &found.files[..] else {
                 return Err(step(format!(
@@ -405,7 +406,8 @@ impl Executor<'_> {
             // What was uploaded without an archive is had without one, since version 8.
             let packed = !since(8) || zip::is_archive(came.kind.as_deref(), &came.path, &archive);
             if skip_decompress || !packed {
-                let name = came.name.as_deref().unwrap_or(if packed { "artifact.zip" } else { &artifact.name });
+                let name =
+                    came.name.as_deref().unwrap_or(if packed { "artifact.zip" } else { &artifact.name });
                 let to = folder.join(folder_name(name)?);
                 fs::copy(&archive, &to).map_err(|error| step(format!("{}: {error}", to.display())))?;
             } else {
@@ -460,8 +462,11 @@ impl Executor<'_> {
         }
         let ids: Vec<&str> =
             call.input("artifact-ids").split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
-        if !ids.is_empty() {
+        if !call.input("artifact-ids").is_empty() {
             self.log.text("Downloading artifacts by ID")?;
+            if ids.is_empty() {
+                return Err(step("No valid artifact IDs provided in 'artifact-ids' input"));
+            }
             if let Some(wrong) = ids.iter().find(|id| id.parse::<u64>().is_err()) {
                 return Err(step(format!("Invalid artifact ID: '{wrong}'. Must be a number.")));
             }

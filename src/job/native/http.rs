@@ -237,7 +237,9 @@ fn file_name(text: &str) -> Option<String> {
     let parameter = |wanted: &str| {
         text.split(';').skip(1).find_map(|part| {
             let (name, value) = part.split_once('=')?;
-            name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
+            name.trim()
+                .eq_ignore_ascii_case(wanted)
+                .then(|| value.trim().trim_matches(['"', '\'']).to_owned())
         })
     };
     let full = parameter("filename*").and_then(|value| {

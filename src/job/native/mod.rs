@@ -255,8 +255,10 @@ impl Executor<'_> {
             ""
         } else if shell::find("node", &path).is_none() {
             "there is no Node.js on this host"
-        } else if matches!(native, Native::Upload { v3: false } | Native::Download { v3: false } | Native::Merge)
-            && !used.uses.to_ascii_lowercase().contains("christopherhx")
+        } else if matches!(
+            native,
+            Native::Upload { v3: false } | Native::Download { v3: false } | Native::Merge
+        ) && !used.uses.to_ascii_lowercase().contains("christopherhx")
             && !self.is_github()
         {
             "the original refuses servers other than GitHub"
@@ -373,7 +375,10 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_the_originals_read_them() {
-        assert_eq!(["5", "3.9", " 7 days", "-2", "x", ""].map(integer), [Some(5), Some(3), Some(7), Some(-2), None, None]);
+        assert_eq!(
+            ["5", "3.9", " 7 days", "-2", "x", ""].map(integer),
+            [Some(5), Some(3), Some(7), Some(-2), None, None]
+        );
     }
 
     #[test]

@@ -52,9 +52,8 @@ impl NamePattern {
 
     /// Whether a name fits.
     pub(super) fn matches(&self, name: &str) -> bool {
-        let fits = |(regex, pointed): &(Regex, bool)| {
-            (*pointed || !name.starts_with('.')) && regex.is_match(name)
-        };
+        let fits =
+            |(regex, pointed): &(Regex, bool)| (*pointed || !name.starts_with('.')) && regex.is_match(name);
         self.any.iter().any(fits) != self.negated
     }
 }
@@ -123,12 +122,16 @@ fn braces(text: &str) -> Option<(usize, usize, Vec<usize>)> {
 fn range(text: &str) -> Option<Vec<String>> {
     let (from, to) = text.split_once("..")?;
     let steps = |from: i64, to: i64| -> Option<Vec<i64>> {
-        let all: Vec<i64> =
-            if from <= to { (from..=to).take(MAX_BRACES + 1).collect() } else { (to..=from).rev().take(MAX_BRACES + 1).collect() };
+        let all: Vec<i64> = if from <= to {
+            (from..=to).take(MAX_BRACES + 1).collect()
+        } else {
+            (to..=from).rev().take(MAX_BRACES + 1).collect()
+        };
         (all.len() <= MAX_BRACES).then_some(all)
     };
     if let (Ok(first), Ok(last)) = (from.parse::<i64>(), to.parse::<i64>()) {
-        let padded = [from, to].iter().any(|text| text.trim_start_matches('-').starts_with('0') && text.len() > 1);
+        let padded =
+            [from, to].iter().any(|text| text.trim_start_matches('-').starts_with('0') && text.len() > 1);
         let width = if padded { from.len().max(to.len()) } else { 0 };
         return Some(steps(first, last)?.iter().map(|number| format!("{number:0width$}")).collect());
     }
@@ -151,7 +154,9 @@ fn translate(chars: &mut Peekable<Chars<'_>>, out: &mut String, depth: usize) ->
             '|' if depth > 0 => out.push('|'),
             '@' | '?' | '+' | '*' | '!' if chars.peek() == Some(&'(') => {
                 if letter == '!' {
-                    return Err("patterns with !(…) are not known here; put ! before the whole pattern".to_owned());
+                    return Err(
+                        "patterns with !(…) are not known here; put ! before the whole pattern".to_owned()
+                    );
                 }
                 chars.next();
                 out.push_str("(?:");

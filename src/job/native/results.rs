@@ -82,7 +82,12 @@ impl<'c> Results<'c> {
         if let Some(expires) = expires {
             asked["expires_at"] = expires.into();
         }
-        let answer = self.ask("CreateArtifact", asked)?;
+        let answer = self.ask("CreateArtifact", asked).map_err(|error| match plain {
+            Some(_) => {
+                format!("{error}; does this server know artifacts without an archive (archive: false)?")
+            }
+            None => error,
+        })?;
         match text(&answer, "signed_upload_url", "signedUploadUrl") {
             url if !url.is_empty() && answer["ok"] == true => Ok(url),
             _ => Err("CreateArtifact: response from backend was not ok".to_owned()),

@@ -9,7 +9,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -115,8 +115,14 @@ fn write_tar<W: Write>(out: W, archive: &Path, root: &Path, paths: &[PathBuf], s
 
 /// Whether a path lies in a folder that is packed as well; what is reached through a link does not.
 fn goes_along(root: &Path, path: &Path, all: &HashSet<&Path>) -> bool {
+    let root_itself = Path::new(".");
+    let inside = matches!(path.components().next(), Some(Component::Normal(_)));
     for folder in path.ancestors().skip(1) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let folder = match folder.as_os_str().is_empty() {
+            true if !inside => return false,
+            true => root_itself,
+            false => folder,
+        };
         if fs::symlink_metadata(root.join(folder)).is_ok_and(|meta| meta.is_symlink()) {
             return false;
         }
@@ -466,6 +472,10 @@ mod tests {
         assert_eq!(names.lines().filter(|name| *name == "dir/file").count(), 1, "{names}");
         assert_eq!(names.lines().filter(|name| *name == "dir/empty/").count(), 1, "{names}");
         assert!(names.contains("through/file"), "{names}");
+        let all: HashSet<&Path> = [".", "dir", "dir/file", "../home"].map(Path::new).into();
+        let along = |path: &str| goes_along(&root, Path::new(path), &all);
+        assert!(along("dir") && along("dir/file") && along("dir/other"));
+        assert!(!along(".") && !along("../home") && !along("through/file") && along("../home/outside"));
     }
 
     #[test]

@@ -82,7 +82,10 @@ fn unset(git: &Git, repository: &Path, config: &Path, key: &str) {
 
 impl Executor<'_> {
     /// Takes back what later steps could use.
-    pub(in crate::job::native) fn forget_credentials(&mut self, persisted: &Persisted) -> Result<(), Problem> {
+    pub(in crate::job::native) fn forget_credentials(
+        &mut self,
+        persisted: &Persisted,
+    ) -> Result<(), Problem> {
         let path = self.search_path(&[&self.env]);
         let git = Git::new(&path, &self.spec.places.home);
         for (config, keys) in persisted.configs.iter().filter(|(config, _)| config.is_file()) {

@@ -27,8 +27,8 @@ pub(super) fn refuse_fork_code(
         return Ok(());
     }
     let mut text = Vec::new();
-    let read =
-        File::open(call.var("GITHUB_EVENT_PATH")).and_then(|file| file.take(MAX_EVENT).read_to_end(&mut text));
+    let read = File::open(call.var("GITHUB_EVENT_PATH"))
+        .and_then(|file| file.take(MAX_EVENT).read_to_end(&mut text));
     let event: Value = match read {
         Ok(_) => serde_json::from_slice(&text).unwrap_or_default(),
         Err(error) => return Err(step(format!("{}: {error}", call.var("GITHUB_EVENT_PATH")))),
@@ -64,13 +64,16 @@ fn is_fork_code(event: &Value, name: &str, repository: &str, reference: &str, co
         return false;
     }
     commits.retain(|path| at(path).as_str().is_some_and(|known| !known.is_empty()));
-    let its_repository = at(&format!("{head}/full_name")).as_str().is_some_and(|full| full.eq_ignore_ascii_case(repository));
+    let its_repository =
+        at(&format!("{head}/full_name")).as_str().is_some_and(|full| full.eq_ignore_ascii_case(repository));
     let its_ref = reference
         .strip_prefix("refs/pull/")
         .and_then(|rest| rest.strip_suffix("/head").or_else(|| rest.strip_suffix("/merge")))
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
     let its_commit = !commit.is_empty()
-        && commits.iter().any(|path| at(path).as_str().is_some_and(|known| known.eq_ignore_ascii_case(commit)));
+        && commits
+            .iter()
+            .any(|path| at(path).as_str().is_some_and(|known| known.eq_ignore_ascii_case(commit)));
     its_repository || its_ref || its_commit
 }
 

@@ -113,7 +113,7 @@ impl Executor<'_> {
                 }
             }
             "" => (String::new(), String::new()),
-            asked if is_commit(asked) => (String::new(), asked.to_owned()),
+            asked if is_commit(asked) => (String::new(), asked.to_ascii_lowercase()),
             asked if asked.starts_with('-') => return Err(step(format!("Input ref: {asked:?} is no ref"))),
             asked => (asked.to_owned(), String::new()),
         };
@@ -183,7 +183,8 @@ impl Executor<'_> {
         }
         let yes = text.eq_ignore_ascii_case("true");
         if !yes && !text.eq_ignore_ascii_case("false") && !text.eq_ignore_ascii_case("recursive") {
-            self.log.warning(&format!("Input {name}: {text:?} is neither true nor false and counts as false"))?;
+            self.log
+                .warning(&format!("Input {name}: {text:?} is neither true nor false and counts as false"))?;
         }
         Ok(yes)
     }
@@ -191,14 +192,17 @@ impl Executor<'_> {
     /// Copies the working tree with what is not committed yet; ignored files stay behind.
     fn checkout_tree(&mut self, call: &Call<'_>, tree: &Path, destination: &Path) -> Result<Handed, Problem> {
         let git = Git::new(call.var("PATH"), &self.spec.places.home);
-        let commit = tree::copy_tree(tree, destination, &git).map_err(Problem::Step)?;
+        let says =
+            |name: &str| matches!(call.input(name).to_ascii_lowercase().as_str(), "true" | "recursive");
+        let whole = !call.input("fetch-depth").is_empty() && depth(call.input("fetch-depth")) == 0;
+        let wanted = tree::Copied { tags: whole || says("fetch-tags"), submodules: says("submodules") };
+        let commit = tree::copy_tree(tree, destination, &git, wanted).map_err(Problem::Step)?;
         self.log.text(&format!("Copied the working tree {} (at {commit})", tree.display()))?;
         let mut handed = Handed::default();
         handed.outputs.insert("ref".to_owned(), self.fixed.github_text("ref"));
         handed.outputs.insert("commit".to_owned(), commit);
         Ok(handed)
     }
-
 }
 
 /// Where the files go.

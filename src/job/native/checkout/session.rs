@@ -29,8 +29,14 @@ struct Remote {
 /// Whether it may go better in a moment: not where the server has answered that it will not.
 fn passes(problem: &Problem) -> bool {
     let Problem::Step(message) = problem else { return false };
-    const FINAL: [&str; 6] =
-        ["not found", "Authentication failed", "could not read Username", "Permission denied", "403", "does not appear"];
+    const FINAL: [&str; 6] = [
+        "not found",
+        "Authentication failed",
+        "could not read Username",
+        "Permission denied",
+        "403",
+        "does not appear",
+    ];
     !FINAL.iter().any(|words| message.contains(words))
 }
 
@@ -98,8 +104,7 @@ impl<'s, 'e> Session<'s, 'e> {
         let git = Git::new(call.var("PATH"), home);
         let persisted = Persisted::none(destination.to_owned(), folder);
         let environment = environment.into_iter().collect();
-        let session =
-            Self { executor, call, git, destination, environment, config, fresh: false, persisted };
+        let session = Self { executor, call, git, destination, environment, config, fresh: false, persisted };
         session.watch_for_errors()?;
         Ok(session)
     }
@@ -128,9 +133,10 @@ impl<'s, 'e> Session<'s, 'e> {
         let remote = self.look(wanted)?;
         self.prepare(wanted, &remote)?;
         let reference = match (&*wanted.reference, &*wanted.commit) {
-            ("", "") => remote.default_branch.clone().ok_or_else(|| {
-                step(format!("{}: the default branch cannot be determined", wanted.url))
-            })?,
+            ("", "") => remote
+                .default_branch
+                .clone()
+                .ok_or_else(|| step(format!("{}: the default branch cannot be determined", wanted.url)))?,
             (reference, _) => reference.to_owned(),
         };
         if wanted.lfs {
@@ -203,8 +209,13 @@ impl<'s, 'e> Session<'s, 'e> {
         let existing = destination.join(".git").is_dir()
             && self.ask(&["config", "--local", "--get", "remote.origin.url"]).ok().as_deref().map(str::trim)
                 == Some(wanted.url.as_str());
-        if existing && self.reuse(wanted)? {
-            return self.must(&["config", "--local", "gc.auto", "0"]);
+        if existing {
+            if self.reuse(wanted)? {
+                return self.must(&["config", "--local", "gc.auto", "0"]);
+            }
+            self.executor.log.warning(
+                "Unable to clean or reset the repository. The repository will be recreated instead.",
+            )?;
         }
         let empty = fs::read_dir(destination).map_err(at(destination))?.next().is_none();
         if !empty {
@@ -335,10 +346,9 @@ impl<'s, 'e> Session<'s, 'e> {
         match self.ask_server(&arguments) {
             Err(problem) if passes(&problem) => None,
             Err(problem) => Some(problem),
-            Ok(_) if reference.is_empty() => Some(step(format!(
-                "{} does not give out the commit {}",
-                wanted.url, wanted.commit
-            ))),
+            Ok(_) if reference.is_empty() => {
+                Some(step(format!("{} does not give out the commit {}", wanted.url, wanted.commit)))
+            }
             Ok(listed) if listed.trim().is_empty() => {
                 Some(step(format!("A branch or tag with the name '{reference}' could not be found")))
             }
@@ -445,11 +455,9 @@ impl<'s, 'e> Session<'s, 'e> {
             if self.fresh {
                 return Ok(());
             }
-            let set = self.ask(&["config", "--local", "--get", "core.sparseCheckout"]).unwrap_or_default();
-            if set.trim() == "true" {
-                self.must(&["sparse-checkout", "disable"])?;
-                let _ = self.ask(&["config", "--local", "--unset-all", "extensions.worktreeConfig"]);
-            }
+            // An earlier checkout may have been sparse. The setting it leaves would stay for all later ones.
+            self.must(&["sparse-checkout", "disable"])?;
+            let _ = self.ask(&["config", "--local", "--unset-all", "extensions.worktreeConfig"]);
             return Ok(());
         }
         if wanted.cone {
@@ -501,7 +509,13 @@ impl<'s, 'e> Session<'s, 'e> {
         let folder = self.config.path();
         let file = |name: &str| {
             let path = folder.join(name);
-            fs::File::options().create(true).truncate(true).read(true).write(true).open(&path).map_err(at(&path))
+            fs::File::options()
+                .create(true)
+                .truncate(true)
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(at(&path))
         };
         let (out, err) = (file("answer")?, file("words")?);
         let copy = |file: &fs::File| file.try_clone().map_err(at(folder));
@@ -513,7 +527,9 @@ impl<'s, 'e> Session<'s, 'e> {
             .map_err(|error| step(format!("Cannot run git: {error}")))?;
         let mut wait = Duration::from_millis(1);
         let status = loop {
-            if let Some(status) = child.try_wait().map_err(|error| step(format!("Cannot run git: {error}")))? {
+            if let Some(status) =
+                child.try_wait().map_err(|error| step(format!("Cannot run git: {error}")))?
+            {
                 break status;
             }
             if let Err(error) = self.call.stop.check() {

@@ -7,8 +7,22 @@ use std::path::Path;
 
 use crate::job::source::Git;
 
+/// What goes along beside the files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copied {
+    /// All tags.
+    pub(super) tags: bool,
+    /// The files of submodules.
+    pub(super) submodules: bool,
+}
+
 /// Makes `destination` a repository with the files of `tree` as they are now; gives the commit.
-pub(super) fn copy_tree(tree: &Path, destination: &Path, git: &Git) -> Result<String, String> {
+pub(super) fn copy_tree(
+    tree: &Path,
+    destination: &Path,
+    git: &Git,
+    wanted: Copied,
+) -> Result<String, String> {
     let io = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
     let Ok(head) = git.run(tree, &["rev-parse", "HEAD"]) else {
         // No repository, or one without a commit: its files are what there is.
@@ -16,8 +30,11 @@ pub(super) fn copy_tree(tree: &Path, destination: &Path, git: &Git) -> Result<St
         return Ok(String::new());
     };
     let source = tree.to_string_lossy();
-    git.run(destination, &["init", "--quiet", "."])?;
-    git.run(destination, &["fetch", "--quiet", "--no-tags", &source, "HEAD"])?;
+    let branch = git.run(tree, &["symbolic-ref", "--quiet", "--short", "HEAD"]);
+    let branch = format!("--initial-branch={}", branch.as_deref().map_or("main", str::trim));
+    git.run(destination, &["init", "--quiet", &branch, "."])?;
+    let tags = if wanted.tags { "--tags" } else { "--no-tags" };
+    git.run(destination, &["fetch", "--quiet", tags, &source, "HEAD"])?;
     git.run(destination, &["reset", "--quiet", "--soft", "FETCH_HEAD"])?;
     if let Ok(origin) = git.run(tree, &["remote", "get-url", "origin"]) {
         git.run(destination, &["remote", "add", "origin", origin.trim()])?;
@@ -36,6 +53,10 @@ pub(super) fn copy_tree(tree: &Path, destination: &Path, git: &Git) -> Result<St
             std::os::unix::fs::symlink(target, &to).map_err(|error| io(&to, error))?;
         } else if meta.is_file() {
             fs::copy(&from, &to).map_err(|error| io(&from, error))?;
+        } else if meta.is_dir() && wanted.submodules {
+            // A submodule: what lies in it is not listed.
+            fs::create_dir_all(&to).map_err(|error| io(&to, error))?;
+            copy_directory(&from, &to)?;
         }
     }
     git.run(destination, &["reset", "--quiet"])?;
