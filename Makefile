@@ -114,6 +114,7 @@ bench-archives: ## the figures of static archives alone, beside ar and sha256sum
 	@scripts/parts.sh archives
 	@$(MAKE) --no-print-directory build
 	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
+	@SOWER_CUTS=all cargo test --test archive cuts_of_every_flavour -- --nocapture
 
 bench-deploy: ## the figures of deployments, on the Kubernetes that `make cluster` has started
 	@python3 benches/deploy.py --sower $(RELEASE) --kubeconfig $(TARGET)/kubernetes/run/kubeconfig --bin $(TARGET)/parts/bin

@@ -153,6 +153,295 @@ fn every_cut_of_a_bsd_archive_is_found_but_those_that_leave_a_valid_one() {
 }
 
 #[test]
+fn every_cut_of_an_archive_with_a_wide_symbol_table_is_found() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    sources(path);
+    for format in ["gnu", "darwin"] {
+        let name = format!("lib{format}64.a");
+        let output = Command::new("llvm-ar")
+            .args([&format!("--format={format}"), "rcsD", &name, "a.o", MEMBERS[1]])
+            .current_dir(path)
+            .env("SYM64_THRESHOLD", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let archive = path.join(&name);
+        let whole = check(&archive).unwrap();
+        assert!(whole.sound && whole.symbols == 2, "{whole:?}");
+        assert_eq!(cuts_not_found(&archive, path), [8], "{format}");
+    }
+}
+
+/// Positions of all headers by the size fields alone; `thin`: of members nothing follows.
+fn boundaries(bytes: &[u8]) -> Vec<u64> {
+    let thin = bytes.starts_with(b"!<thin>");
+    let (mut at, mut found) = (8, Vec::new());
+    while at < bytes.len() {
+        found.push(at as u64);
+        let size: usize = std::str::from_utf8(&bytes[at + 48..at + 58]).unwrap().trim().parse().unwrap();
+        let inside = if thin && !matches!(&bytes[at..at + 2], b"//" | b"/ ") { 0 } else { size };
+        at += 60 + inside + inside % 2;
+    }
+    found
+}
+
+/// One archive of every flavour that the tools here make, of some hundred kilobytes where there are bodies.
+fn flavours(path: &Path) -> Vec<(String, PathBuf)> {
+    let mut names = Vec::new();
+    for index in 0..24 {
+        let name = format!("object_number_{index}");
+        let text = format!("char {name}[{}]={{1}};int f{index}(void){{return 1;}}", 9000 + index * 333);
+        fs::write(path.join("x.c"), text).unwrap();
+        tool("gcc", &["-c", "x.c", "-o", &format!("{name}.o")], path);
+        names.push(format!("{name}.o"));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut made = Vec::new();
+    let mut make = |flavour: &str, program: &str, wide: bool, first: &[&str]| {
+        let name = format!("{flavour}.a");
+        let output = Command::new(program)
+            .args([first, &[&name], &names].concat())
+            .current_dir(path)
+            .env("SYM64_THRESHOLD", if wide { "1" } else { "4294967296" })
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{flavour}: {}", String::from_utf8_lossy(&output.stderr));
+        made.push((flavour.to_owned(), path.join(name)));
+    };
+    make("gnu", "ar", false, &["rcsD"]);
+    make("gnu-without-table", "ar", false, &["rcSD"]);
+    make("gnu-thin", "ar", false, &["rcsTD"]);
+    make("gnu-64", "llvm-ar", true, &["--format=gnu", "rcsD"]);
+    make("bsd", "llvm-ar", false, &["--format=bsd", "rcsD"]);
+    make("darwin", "llvm-ar", false, &["--format=darwin", "rcsD"]);
+    make("darwin-64", "llvm-ar", true, &["--format=darwin", "rcsD"]);
+    fs::write(path.join("x.def"), "LIBRARY x.dll\nEXPORTS\n alpha\n beta\n").unwrap();
+    tool("llvm-dlltool", &["-m", "i386:x86-64", "-d", "x.def", "-l", "import.lib"], path);
+    made.push(("coff".to_owned(), path.join("import.lib")));
+    fs::write(path.join("r.rs"), "pub fn a() -> usize { 7 }\n").unwrap();
+    tool("rustc", &["--crate-type", "rlib", "--edition", "2024", "-o", "libr.rlib", "r.rs"], path);
+    made.push(("rlib".to_owned(), path.join("libr.rlib")));
+    made
+}
+
+/// Random cuts and those in the first and the last 64 KiB: some of them here, all with SOWER_CUTS=all (`make bench-archives`).
+#[test]
+fn cuts_of_every_flavour_are_found_but_those_that_leave_a_valid_archive() {
+    let directory = TempDir::new().unwrap();
+    let all = std::env::var_os("SOWER_CUTS").is_some();
+    let (stride, random) = if all { (1, 2000) } else { (211, 40) };
+    for (flavour, archive) in flavours(directory.path()) {
+        let whole = fs::read(&archive).unwrap();
+        assert!(check(&archive).unwrap().sound, "{flavour}");
+        let size = whole.len() as u64;
+        let headers = boundaries(&whole);
+        let mut cuts: Vec<u64> =
+            (0..size).filter(|cut| (*cut < 65536 || *cut + 65536 >= size) && cut % stride == 0).collect();
+        // Numbers that look random and are the same every time.
+        let mut state = 0x5eed_u64;
+        cuts.extend((0..random).map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 20) % size
+        }));
+        cuts.extend(&headers);
+        cuts.extend(headers.iter().map(|header| header - 1));
+        cuts.sort_unstable();
+        cuts.dedup();
+        let cut = directory.path().join("cut.a");
+        fs::write(&cut, &whole).unwrap();
+        let mut not_found = Vec::new();
+        for &at in cuts.iter().rev() {
+            truncate(&cut, at);
+            let report = check(&cut).unwrap();
+            if report.sound {
+                not_found.push(at);
+            } else {
+                assert!(!readers::verdicts(&report).is_empty(), "{flavour} cut at {at}: nobody fails of it");
+            }
+        }
+        // Where a header begins the rest is an archive, and only a symbol table can know better.
+        assert!(not_found.iter().all(|at| headers.contains(at)), "{flavour}: {not_found:?}");
+        let with_table = !matches!(flavour.as_str(), "gnu-without-table" | "coff" | "rlib");
+        assert!(!with_table || not_found == [8], "{flavour}: {not_found:?}");
+        println!("{flavour}: {} cuts of {size} bytes, not found: {not_found:?}", cuts.len());
+    }
+}
+
+/// A GNU archive with three members, its bytes, and where the headers of table, names and members are.
+fn with_headers(path: &Path) -> (PathBuf, Vec<u8>, Vec<usize>) {
+    let archive = gnu(path);
+    let bytes = fs::read(&archive).unwrap();
+    let (mut at, mut headers) = (8, Vec::new());
+    while at < bytes.len() {
+        headers.push(at);
+        let size: usize = std::str::from_utf8(&bytes[at + 48..at + 58]).unwrap().trim().parse().unwrap();
+        at += 60 + size + size % 2;
+    }
+    assert_eq!(headers.len(), 5);
+    (archive, bytes, headers)
+}
+
+#[test]
+fn every_field_of_a_member_header_is_looked_at() {
+    let directory = TempDir::new().unwrap();
+    let (archive, whole, headers) = with_headers(directory.path());
+    let member = headers[3];
+    for (from, length, text, what) in [
+        (16, 12, "abc", "odd-field"),
+        (16, 12, "", "odd-field"),
+        (28, 6, " 12", "odd-field"),
+        (34, 6, "1 2", "odd-field"),
+        (40, 8, "100689", "odd-field"),
+        (48, 10, " 1440", "header-size"),
+        (48, 10, "-5", "header-size"),
+        (48, 10, "", "header-size"),
+        (48, 10, "9999999999", "content-cut"),
+        (58, 2, "xx", "header-end"),
+        (0, 16, "/abc", "bad-name"),
+        (0, 16, "#1/abc", "bad-name"),
+        (0, 16, "/99999", "long-name"),
+        (0, 16, "/3", "long-name-middle"),
+        (0, 16, "#1/99999", "bsd-name"),
+        (0, 16, "x.o", "name-unended"),
+        (0, 16, "", "name-unended"),
+    ] {
+        let mut bytes = whole.clone();
+        let field = format!("{text:<length$}");
+        bytes[member + from..member + from + length].copy_from_slice(field.as_bytes());
+        fs::write(&archive, &bytes).unwrap();
+        let report = check(&archive).unwrap();
+        assert!(!report.sound, "{text:?}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["faults"][0]["what"], what, "{text:?}");
+        assert!(!readers::verdicts(&report).is_empty(), "{text:?}");
+        // A whole copy mends each of them: everything but the damage agrees.
+        let donor = directory.path().join("donor.a");
+        fs::write(&donor, &whole).unwrap();
+        let ran = sower(&["archive", "patch", "libx.a", "--from", "donor.a"], directory.path(), &[]);
+        assert_eq!(ran.code, 0, "{text:?}: {}", ran.stderr);
+        assert_eq!(fs::read(&archive).unwrap(), whole, "{text:?}");
+    }
+}
+
+#[test]
+fn a_symbol_table_that_tells_lies_is_found_and_made_anew() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (archive, whole, headers) = with_headers(path);
+    let word = |number: usize| u32::try_from(number).unwrap().to_be_bytes();
+    // 2 symbols: too many, more than fit, too few, none; pointing into a member, at the table, at nothing.
+    for (at, bytes) in [
+        (68, word(3)),
+        (68, [0xff; 4]),
+        (68, word(1)),
+        (68, word(0)),
+        (72, word(headers[2] + 2)),
+        (72, word(8)),
+        (72, word(0)),
+    ] {
+        let mut lies = whole.clone();
+        lies[at..at + 4].copy_from_slice(&bytes);
+        fs::write(&archive, &lies).unwrap();
+        let ran = sower(&["archive", "check", "--json", "libx.a"], path, &[]);
+        assert_eq!(ran.code, 1, "{bytes:?}");
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        // The command is for a shell.
+        let programs = Path::new(env!("CARGO_BIN_EXE_sower")).parent().unwrap();
+        let search = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        let command = report["mend"].as_str().unwrap();
+        let done = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(path)
+            .env("PATH", search)
+            .env("SOWER_STATE_DIR", path.join("state"))
+            .env_remove("GITHUB_STEP_SUMMARY")
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+        let mended = check(&archive).unwrap();
+        assert!(mended.sound && mended.symbols == 2 && mended.members == 3, "{mended:?}");
+    }
+}
+
+#[test]
+fn what_never_reached_the_disk_is_found() {
+    let directory = TempDir::new().unwrap();
+    let (archive, whole, headers) = with_headers(directory.path());
+    let (second, last) = (headers[3], headers[4]);
+    // Zeros: from a header on; a whole body; the end of a body, where the section headers are.
+    for (from, until, what) in [
+        (last, whole.len(), "header-end"),
+        (second + 60, last, "object-blank"),
+        (last - 200, last, "object-table"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[from..until].fill(0);
+        fs::write(&archive, &bytes).unwrap();
+        let report = serde_json::to_value(check(&archive).unwrap()).unwrap();
+        assert_eq!(report["faults"][0]["what"], what);
+    }
+    // A padding byte is nothing that a reader minds.
+    let mut bytes = whole.clone();
+    *bytes.last_mut().unwrap() = b'x';
+    fs::write(&archive, &bytes).unwrap();
+    let report = check(&archive).unwrap();
+    assert!(report.sound && matches!(report.faults[0].what, What::OddPadding { .. }), "{report:?}");
+    // One that is missing is made good without a copy.
+    fs::write(&archive, &whole[..whole.len() - 1]).unwrap();
+    let ran = sower(&["archive", "check", "libx.a"], directory.path(), &[]);
+    assert!(ran.code == 1 && ran.stdout.contains("sower archive patch libx.a --salvage\n"), "{}", ran.stdout);
+    let ran = sower(&["archive", "patch", "libx.a", "--salvage"], directory.path(), &[]);
+    assert!(ran.code == 0 && !ran.stdout.contains("LOST"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(fs::read(&archive).unwrap(), whole);
+}
+
+#[test]
+fn a_cut_symbol_table_still_tells_what_is_lost() {
+    let directory = TempDir::new().unwrap();
+    let (archive, whole, headers) = with_headers(directory.path());
+    // Inside the second offset; in the names of the table.
+    for size in [76, 82] {
+        fs::write(&archive, &whole[..size]).unwrap();
+        let report = check(&archive).unwrap();
+        let lost = report.lost.unwrap();
+        assert_eq!((lost.symbols, report.symbols), (2, 2), "{report:?}");
+        assert!(lost.members >= 1 && lost.size_at_least > headers[2] as u64, "{report:?}");
+    }
+}
+
+#[test]
+fn names_that_no_terminal_should_see_are_told_all_the_same() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let archive = gnu(path);
+    truncate(&archive, 1500);
+    for name in [&b"-x.a"[..], b"a b.a", b"\xff\n.a"] {
+        let odd = path.join(std::ffi::OsStr::from_bytes(name));
+        fs::copy(&archive, &odd).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_sower"))
+            .args(["archive", "check", "--json"])
+            .arg(&odd)
+            .env("SOWER_CACHE_DIR", path)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        // What the shell makes of the command's third word is the path.
+        let words = report["mend"].as_str().unwrap().replace("sower archive patch", "printf %s");
+        let words = words.split(" --from").next().unwrap().to_owned();
+        let said = Command::new("sh").args(["-c", &words]).output().unwrap();
+        assert_eq!(said.stdout, odd.as_os_str().as_bytes(), "{words}");
+        fs::remove_file(&odd).unwrap();
+    }
+    // What cannot be asked is told in JSON as well.
+    let ran = sower(&["archive", "check", "--json", "missing.a"], path, &[]);
+    let told: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(ran.code == 2 && told["error"].as_str().unwrap().contains("No such file"), "{told}");
+}
+
+#[test]
 fn import_libraries_and_thin_archives_are_read() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
@@ -174,6 +463,21 @@ fn import_libraries_and_thin_archives_are_read() {
     let broken = check(&path.join("libthin.a")).unwrap();
     assert!(matches!(broken.faults[0].what, What::ThinSize { found: 100, .. }), "{broken:?}");
     assert!(matches!(broken.faults[1].what, What::ThinMissing { .. }), "{broken:?}");
+    // What stands for a member is looked at, whatever it is, and never opened.
+    fs::remove_file(path.join("a.o")).unwrap();
+    tool("mkfifo", &["a.o"], path);
+    fs::create_dir(path.join(MEMBERS[1])).unwrap();
+    let broken = check(&path.join("libthin.a")).unwrap();
+    assert!(broken.faults.iter().all(|fault| matches!(fault.what, What::ThinMissing { .. })), "{broken:?}");
+    // A member of a member: the archive that it is in must reach so far.
+    fs::remove_file(path.join("a.o")).unwrap();
+    fs::remove_dir(path.join(MEMBERS[1])).unwrap();
+    let inner = gnu(path);
+    tool("ar", &["rcsTD", "libnested.a", "libx.a"], path);
+    assert!(check(&path.join("libnested.a")).unwrap().sound);
+    truncate(&inner, 1500);
+    let broken = check(&path.join("libnested.a")).unwrap();
+    assert!(matches!(broken.faults[0].what, What::ThinSize { found: 1500, .. }), "{broken:?}");
 }
 
 #[test]

@@ -349,10 +349,23 @@ fn nix_knows_better_than_the_file() {
     assert!(stdout.contains("and the hash, as Nix's book says"), "{stdout}");
     // A flipped bit in a body: only the hash finds it.
     damage(&stored, |bytes| bytes[2_000_000] ^= 1);
-    assert_eq!(nix.sower(&["check", stored.to_str().unwrap()]).0, 0);
-    let (code, stdout, _) = nix.sower(&["check", "--hash", stored.to_str().unwrap()]);
+    assert_eq!(nix.sower(&["check", "--no-hash", stored.to_str().unwrap()]).0, 0);
+    let (code, stdout, _) = nix.sower(&["check", stored.to_str().unwrap()]);
     assert!(code == 1 && stdout.contains("the size is right and the content is not"), "{stdout}");
-    damage(&stored, |bytes| bytes[2_000_000] ^= 1);
+    // What a closure remembers of a structure says nothing of the bodies.
+    assert_eq!(nix.sower(&["check", "--closure", &good]).0, 0);
+    assert_eq!(nix.sower(&["check", "--hash", "--closure", &good]).0, 1);
+    // Where the damage is nobody knows: the hash proves a copy, and refuses another.
+    let mut other = fs::read(&whole).unwrap();
+    other[3_000_000] ^= 1;
+    fs::write(path.join("other.a"), other).unwrap();
+    let (code, _, stderr) = nix.sower(&["patch", stored.to_str().unwrap(), "--from", "other.a"]);
+    assert!(code == 1 && stderr.contains("would not be what Nix's book says"), "{stderr}");
+    let (code, stdout, stderr) = nix.sower(&["patch", stored.to_str().unwrap(), "--from", "whole.a"]);
+    assert!(code == 0 && stdout.contains("is what Nix's book says"), "{stdout}{stderr}");
+    assert_eq!(nix.sower(&["check", "--hash", "--closure", &good]).0, 0);
+    let (_, stdout, _) = nix.sower(&["patch", stored.to_str().unwrap(), "--from", "whole.a"]);
+    assert!(stdout.contains("nothing to mend"), "{stdout}");
 
     // Cut: size and structure both say so. The NAR of a binary cache mends it, and Nix's own check agrees.
     let twin = path.join("store/.links").join("0".repeat(52));

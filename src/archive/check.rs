@@ -9,16 +9,15 @@ use serde::Serialize;
 
 use super::fault::{Fault, Lost, Member, What};
 use super::header::{self, HEADER};
-use super::object;
+use super::inside::{self, Inside};
+use super::names::{self, Names};
 use super::symbols::{self, Place, Table};
 use super::window::Window;
 
 /// Members that are followed; each costs 8 bytes while the symbol table is compared with them.
-const MEMBERS_AT_MOST: usize = 1 << 20;
+const MEMBERS_AT_MOST: u64 = 1 << 20;
 /// Faults that are told one by one; the rest is counted.
 const FAULTS_AT_MOST: usize = 16;
-/// Bytes of a member's name that are shown.
-const NAME_AT_MOST: usize = 512;
 
 const MAGIC: &[u8; 8] = b"!<arch>\n";
 const THIN_MAGIC: &[u8; 8] = b"!<thin>\n";
@@ -86,6 +85,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The archive, as it was asked for.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Whether every reader will take it as a whole.
     pub sound: bool,
@@ -119,6 +119,11 @@ impl Report {
     pub fn break_point(&self) -> Option<&Fault> {
         self.faults.iter().find(|fault| fault.what.ends_the_walk())
     }
+}
+
+/// A path in JSON: what is not UTF-8 is replaced.
+pub(super) fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// Reads `path` as an archive. Member bodies are not read; memory stays below a few megabytes.
@@ -160,20 +165,16 @@ pub(super) fn open(path: &Path) -> Result<File, CheckError> {
     Ok(file)
 }
 
-/// The table of long names.
-#[derive(Debug, Clone, Copy, Default)]
-struct NameTable {
-    content: u64,
-    size: u64,
-}
-
 struct Walk<'a> {
     path: &'a Path,
     window: Window<'a>,
-    names: Window<'a>,
-    name_table: NameTable,
+    names: Names<'a>,
+    /// For section headers, which lie elsewhere than the walk reads.
+    aside: Window<'a>,
     tables: Vec<Place>,
-    /// Positions of the headers, ascending.
+    /// Headers that were met, those of tables included.
+    seen: u64,
+    /// Positions of the members' headers, ascending.
     headers: Vec<u64>,
     report: Report,
 }
@@ -183,9 +184,10 @@ impl<'a> Walk<'a> {
         Self {
             path,
             window: Window::new(file, size),
-            names: Window::new(file, size),
-            name_table: NameTable::default(),
+            names: Names::new(Window::new(file, size)),
+            aside: Window::new(file, size),
             tables: Vec::new(),
+            seen: 0,
             headers: Vec::new(),
             report: Report {
                 path: path.to_owned(),
@@ -223,7 +225,7 @@ impl<'a> Walk<'a> {
         let mut position = MAGIC.len() as u64;
         self.report.whole_until = position;
         while position < self.window.size() {
-            if self.headers.len() >= MEMBERS_AT_MOST {
+            if self.seen >= MEMBERS_AT_MOST {
                 return Err(CheckError::TooManyMembers { path: self.path.to_owned() });
             }
             let step = self
@@ -307,32 +309,54 @@ impl<'a> Walk<'a> {
             self.fault(content, Some(member), What::ContentCut { expected: size, found });
             return Ok(None);
         }
-        self.headers.push(position);
+        self.seen += 1;
         if !special {
+            self.headers.push(position);
             self.report.members += 1;
-            self.long_name(&header.name, position, size)?;
+            self.member_name(&header.name, position, size)?;
             if self.report.thin {
                 self.thin_member(&header.name, position, size)?;
             } else {
                 self.object(&header.name, position, size)?;
             }
         }
-        if let Some(field) = header.odd {
+        let blank = header.blank.filter(|_| !special && self.report.kind != Kind::Coff);
+        if let Some((field, found)) = header.odd.or(blank.map(|field| (field, Vec::new()))) {
             let member = self.place(&header.name, position, size)?;
-            self.fault(position, Some(member), What::OddField { field: field.to_owned() });
+            let (field, found) = (field.to_owned(), found.escape_ascii().to_string());
+            let what =
+                if special { What::OddTableField { field, found } } else { What::OddField { field, found } };
+            self.fault(position, Some(member), what);
         }
-        if end % 2 == 1 && end == self.window.size() {
-            let member = self.place(&header.name, position, size)?;
-            self.report.whole_until = end;
-            self.fault(end, Some(member), What::PaddingMissing);
+        if end % 2 == 1 && !self.padding(end, &header.name, position, size)? {
             return Ok(None);
         }
         Ok(Some(end + end % 2))
     }
 
+    /// Looks at the byte that evens out a member; whether it is there.
+    fn padding(&mut self, end: u64, name: &[u8], position: u64, size: u64) -> io::Result<bool> {
+        // The next header comes with it.
+        let byte = self.window.hop(end, 1 + HEADER as usize)?.first().copied();
+        if byte == Some(b'\n') {
+            return Ok(true);
+        }
+        let member = self.place(name, position, size)?;
+        match byte {
+            Some(byte) => {
+                self.fault(end, Some(member), What::OddPadding { found: [byte].escape_ascii().to_string() });
+            }
+            None => {
+                self.report.whole_until = end;
+                self.fault(end, Some(member), What::PaddingMissing);
+            }
+        }
+        Ok(byte.is_some())
+    }
+
     /// Notes tables; whether the member is one of the format's own.
     fn special(&mut self, name: &[u8], content: u64, size: u64) -> io::Result<bool> {
-        let index = self.headers.len();
+        let index = self.seen;
         let table = match name {
             b"/" if index == 1
                 && self.tables.first().is_some_and(|first| first.table == Table::SystemV(4)) =>
@@ -346,20 +370,14 @@ impl<'a> Walk<'a> {
                 if self.report.kind == Kind::Plain {
                     self.report.kind = Kind::Gnu;
                 }
-                self.name_table = NameTable { content, size };
+                self.names.table_at(content, size);
                 return Ok(true);
             }
             // Tables of ARM64EC and of control flow guard: nothing here reads them.
             _ if name.starts_with(b"/<") => return Ok(true),
             _ if index == 0 => {
-                let long = bsd_length(name);
-                let real = match long {
-                    Some(length) => {
-                        let taken = self.names.hop(content, length.min(32).min(size) as usize)?;
-                        taken.split(|&byte| byte == 0).next().unwrap_or_default().to_vec()
-                    }
-                    None => name.to_vec(),
-                };
+                let long = names::bsd_length(name);
+                let real = self.names.begin(name, content, size, 32)?;
                 let width = match real.strip_prefix(b"__.SYMDEF") {
                     Some(b"" | b" SORTED") => 4,
                     Some(b"_64" | b"_64 SORTED") => 8,
@@ -369,6 +387,7 @@ impl<'a> Walk<'a> {
                 let skip = long.unwrap_or(0).min(size);
                 self.tables.push(Place {
                     table: Table::Bsd(width),
+                    header: content - HEADER,
                     content: content + skip,
                     size: size - skip,
                 });
@@ -381,98 +400,59 @@ impl<'a> Walk<'a> {
         }
         // A second table of a kind says nothing that the first does not.
         if let Some(table) = table.filter(|table| self.tables.iter().all(|known| known.table != *table)) {
-            self.tables.push(Place { table, content, size });
+            self.tables.push(Place { table, header: content - HEADER, content, size });
         }
         Ok(true)
     }
 
-    /// Checks that a long name is where the header says it is.
-    fn long_name(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
-        if let Some(length) = bsd_length(name) {
-            if self.report.kind == Kind::Plain {
-                self.report.kind = Kind::Bsd;
-            }
-            if length > size {
-                let member = self.place(name, position, size)?;
-                self.fault(position, Some(member), What::BsdName { length });
-            }
-        } else if let Some(offset) = gnu_offset(name) {
-            if offset >= self.name_table.size {
-                let member = self.place(name, position, size)?;
-                let table = self.name_table.size;
-                self.fault(position, Some(member), What::LongName { offset, table });
-            }
+    /// Checks a member's name, and learns from it which tools wrote the archive.
+    fn member_name(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
+        let bsd = names::bsd_length(name).is_some();
+        if bsd && !matches!(self.report.kind, Kind::Coff) {
+            // LLVM writes `/SYM64/` for BSD as well.
+            self.report.kind = Kind::Bsd;
         } else if self.report.kind == Kind::Plain && name.ends_with(b"/") {
             self.report.kind = Kind::Gnu;
+        }
+        let gnu = self.report.kind != Kind::Bsd
+            && self.tables.iter().any(|place| matches!(place.table, Table::SystemV(_)));
+        if let Some(what) = self.names.fault(name, size, gnu)? {
+            let member = self.place(name, position, size)?;
+            self.fault(position, Some(member), what);
         }
         Ok(())
     }
 
-    /// The name as people know it.
-    fn name(&mut self, name: &[u8], content: u64, size: u64) -> io::Result<Vec<u8>> {
-        if let Some(length) = bsd_length(name) {
-            let bytes = self.names.hop(content, length.min(size).min(NAME_AT_MOST as u64) as usize)?;
-            return Ok(bytes.split(|&byte| byte == 0).next().unwrap_or_default().to_vec());
-        }
-        if let Some(offset) = gnu_offset(name).filter(|&offset| offset < self.name_table.size) {
-            let left = (self.name_table.size - offset).min(NAME_AT_MOST as u64) as usize;
-            let bytes = self.names.run(self.name_table.content + offset, left)?;
-            let line = bytes.split(|&byte| byte == b'\n' || byte == 0).next().unwrap_or_default();
-            return Ok(line.strip_suffix(b"/").unwrap_or(line).to_vec());
-        }
-        Ok(match name {
-            b"/" | b"//" | b"/SYM64/" => name,
-            _ => name.strip_suffix(b"/").unwrap_or(name),
-        }
-        .to_vec())
-    }
-
     fn place(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<Member> {
         let content = position + HEADER;
-        let name = self.name(name, content, size)?;
-        let shown: String =
-            String::from_utf8_lossy(&name).chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        Ok(Member { name: shown, header: position, content, size })
+        let name = self.names.resolve(name, content, size)?;
+        Ok(Member { name: names::shown(&name), header: position, content, size })
     }
 
-    /// Looks at an object file's own header: it may have been cut before it was archived.
+    /// Looks at an object file's own headers: it may have been cut before it was archived.
     fn object(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
-        let skip = bsd_length(name).unwrap_or(0).min(size);
-        let (content, size) = (position + HEADER + skip, size - skip);
-        // ELF says it all in its first bytes, which came with the header.
-        let mut first = self.window.hop(content, size.min(64) as usize)?;
-        if first.starts_with(&[0xcf, 0xfa]) || first.starts_with(&[0xce, 0xfa]) {
-            first = self.window.hop(content, size.min(object::LOOKED_AT as u64) as usize)?;
-        }
-        if let Some(object::Overrun { format, part, end }) = object::overrun(first, size) {
-            let member = self.place(name, position, size + skip)?;
-            let what = What::ObjectCut {
-                format: format.to_owned(),
-                part: part.to_owned(),
-                expected: end,
-                found: size,
-            };
+        let skip = names::bsd_length(name).unwrap_or(0).min(size);
+        let (content, inside) = (position + HEADER + skip, size - skip);
+        let what = match inside::object(&mut self.window, &mut self.aside, content, inside)? {
+            Inside::Fine => return Ok(()),
+            Inside::Blank => What::ObjectBlank,
+            Inside::Wrong(what) => what,
+        };
+        let member = self.place(name, position, size)?;
+        // Zeros may be what a member of another kind begins with.
+        if what != What::ObjectBlank || is_object(&member.name) {
             self.fault(content, Some(member), what);
         }
         Ok(())
     }
 
-    /// A thin archive's members are files beside it. They are looked at, never opened.
+    /// A thin archive's members are files beside it.
     fn thin_member(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
-        use std::os::unix::ffi::OsStrExt;
-        let real = self.name(name, position + HEADER, size)?;
-        let file = self.path.parent().unwrap_or(Path::new("")).join(std::ffi::OsStr::from_bytes(&real));
-        // `/17:304` is a member at 304 of the archive that the name tells.
-        let nested = name.contains(&b':');
-        let what = match std::fs::metadata(&file) {
-            Ok(meta) if nested || meta.len() == size => return Ok(()),
-            Ok(meta) => {
-                What::ThinSize { file: file.display().to_string(), expected: size, found: meta.len() }
-            }
-            Err(error) => What::ThinMissing { file: file.display().to_string(), why: error.to_string() },
-        };
-        let member = self.place(name, position, size)?;
-        self.fault(position, Some(member), what);
+        let real = self.names.resolve(name, position + HEADER, size)?;
+        if let Some(what) = inside::thin(self.path, &real, names::nested_origin(name), size) {
+            let member = self.place(name, position, size)?;
+            self.fault(position, Some(member), what);
+        }
         Ok(())
     }
 
@@ -489,14 +469,14 @@ impl<'a> Walk<'a> {
         let mut lost = Lost::default();
         let mut lost_headers: Vec<u64> = Vec::new();
         for place in self.tables.clone() {
-            if place.content + place.size > self.window.size() {
-                continue;
-            }
-            let offsets = match symbols::open(&mut self.window, place) {
+            // Of a table that is cut itself, what is there still tells how much there was.
+            let whole = place.content + place.size <= self.window.size();
+            let offsets = match symbols::open(&mut self.window, place, whole) {
                 Ok(offsets) => offsets,
                 Err(symbols::Bad::Io(error)) => return Err(error),
+                Err(symbols::Bad::Table(_)) if !whole => continue,
                 Err(symbols::Bad::Table(why)) => {
-                    self.fault(place.content, None, What::SymbolTable { why });
+                    self.fault(place.content, Some(place.member()), What::SymbolTable { why });
                     continue;
                 }
             };
@@ -506,12 +486,14 @@ impl<'a> Walk<'a> {
             }
             let (mut astray, mut first_astray, mut last_good) = (0, 0, None);
             let headers = &self.headers;
-            offsets.each(&mut self.window, |offset| {
+            let mut told = 0;
+            let outcome = offsets.each(&mut self.window, |offset| {
+                told += 1;
                 if last_good == Some(offset) || headers.binary_search(&offset).is_ok() {
                     last_good = Some(offset);
                 } else if offset >= lost_from {
                     lost.symbols += u64::from(counts_symbols);
-                    if lost_headers.last() != Some(&offset) && lost_headers.len() < MEMBERS_AT_MOST {
+                    if lost_headers.last() != Some(&offset) && (lost_headers.len() as u64) < MEMBERS_AT_MOST {
                         lost_headers.push(offset);
                     }
                 } else {
@@ -520,10 +502,21 @@ impl<'a> Walk<'a> {
                         first_astray = offset;
                     }
                 }
-            })?;
+            });
+            match outcome {
+                Ok(()) => {}
+                Err(symbols::Bad::Io(error)) => return Err(error),
+                Err(symbols::Bad::Table(why)) => {
+                    self.fault(place.content, Some(place.member()), What::SymbolTable { why });
+                }
+            }
+            if counts_symbols {
+                // Where the table is cut, nothing tells where the rest of its symbols is; without the table they are lost.
+                lost.symbols += offsets.count - told;
+            }
             if astray > 0 {
                 let what = What::SymbolsAstray { count: astray, points_at: first_astray };
-                self.fault(place.content, None, what);
+                self.fault(place.content, Some(place.member()), what);
             }
         }
         lost_headers.sort_unstable();
@@ -562,13 +555,19 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The length in a BSD long name, `#1/<length>`.
-fn bsd_length(name: &[u8]) -> Option<u64> {
-    std::str::from_utf8(name.strip_prefix(b"#1/")?).ok()?.trim().parse().ok()
+impl Place {
+    /// The table as the member that it is.
+    fn member(&self) -> Member {
+        let name = match self.table {
+            Table::SystemV(8) => "/SYM64/",
+            Table::Bsd(_) => "__.SYMDEF",
+            _ => "/",
+        };
+        Member { name: name.to_owned(), header: self.header, content: self.content, size: self.size }
+    }
 }
 
-/// The offset in a GNU long name, `/<offset>` or, nested in a thin archive, `/<offset>:<origin>`.
-fn gnu_offset(name: &[u8]) -> Option<u64> {
-    let digits = name.strip_prefix(b"/")?.split(|&byte| byte == b':').next()?;
-    std::str::from_utf8(digits).ok()?.trim().parse().ok()
+/// Whether a name is that of an object file.
+pub(super) fn is_object(name: &str) -> bool {
+    [".o", ".obj"].iter().any(|end| name.ends_with(end))
 }

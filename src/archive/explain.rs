@@ -3,21 +3,21 @@
 //! GHC's message (`Data.Binary.Get.runGet at position N: not enough bytes`) names no file. N is where a field or a content
 //! begins that a cut archive cannot fill, so the archive is the one on which GHC would give up at that very place.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::check::{CheckError, Report, check};
+use super::check::{CheckError, Report, check, open};
 use super::header::{self, HEADER};
+use super::names::Names;
 use super::readers;
+use super::window::Window;
 
 /// An archive that a position may belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Culprit {
     /// The archive.
+    #[serde(serialize_with = "super::check::lossy")]
     pub path: PathBuf,
     /// The member at that place; none in the file's header.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub fn position(archives: &[PathBuf], position: u64, unasked: &mut dyn FnMut(Che
         let cut =
             report.break_point().and_then(|fault| fault.member.as_ref()).map(|member| member.name.clone());
         // A build host's file may have been cut once more, or mended in part, since the log was written.
-        let member = if exact { cut } else { member_at(path, position).ok().flatten() };
+        let member = if exact { cut } else { member_at(path, position) };
         culprits.push(Culprit { path: path.clone(), member, exact, report });
     }
     if culprits.iter().any(|culprit| culprit.exact) {
@@ -64,22 +64,30 @@ pub fn position(archives: &[PathBuf], position: u64, unasked: &mut dyn FnMut(Che
     culprits
 }
 
-/// The member whose header or content holds a position, by its name field.
-fn member_at(path: &Path, position: u64) -> io::Result<Option<String>> {
-    let file = File::open(path)?;
+/// The member whose header or content holds a position, by its name. `None` where there is none, or it cannot be read.
+#[must_use]
+pub fn member_at(path: &Path, position: u64) -> Option<String> {
+    let file = open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    let mut window = Window::new(&file, size);
+    let mut names = Names::new(Window::new(&file, size));
     let mut at = 8;
-    let mut raw = [0; HEADER as usize];
-    loop {
-        if at > position || file.read_exact_at(&mut raw, at).is_err() {
-            return Ok(None);
+    let thin = window.hop(0, 8).ok()? == b"!<thin>\n";
+    while at <= position {
+        let header = header::parse(window.hop(at, HEADER as usize).ok()?).ok()?;
+        let content = at + HEADER;
+        if header.name == b"//" {
+            names.table_at(content, header.size);
         }
-        let Ok(header) = header::parse(&raw) else { return Ok(None) };
-        let end = at + HEADER + header.size + header.size % 2;
+        let special = matches!(header.name.as_slice(), b"/" | b"//" | b"/SYM64/");
+        let end = content + if thin && !special { 0 } else { header.size + header.size % 2 };
         if position < end {
-            return Ok(Some(String::from_utf8_lossy(&header.name).trim_end_matches('/').to_owned()));
+            let name = names.resolve(&header.name, content, header.size).ok()?;
+            return Some(super::names::shown(&name));
         }
         at = end;
     }
+    None
 }
 
 #[cfg(test)]

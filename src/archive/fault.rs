@@ -91,6 +91,26 @@ pub enum What {
         /// Length of the name by the header.
         length: u64,
     },
+    /// A long name is at a place in the table of long names where none begins.
+    LongNameMiddle {
+        /// Where it should be.
+        offset: u64,
+    },
+    /// A long name in the table of long names has no end.
+    LongNameEndless {
+        /// Where it begins.
+        offset: u64,
+    },
+    /// A name is none: neither a short one nor the number of a long one.
+    BadName {
+        /// The field, escaped.
+        found: String,
+    },
+    /// A short name does not end with a slash, as the names of this archive do.
+    NameUnended {
+        /// The field, escaped.
+        found: String,
+    },
     /// The file that a member of a thin archive stands for cannot be looked at.
     ThinMissing {
         /// The file.
@@ -118,18 +138,50 @@ pub enum What {
         /// Bytes that it has.
         found: u64,
     },
-    /// A field of a header holds what the format does not allow; no reader minds.
+    /// A member that should be an object file begins with zeros: its blocks never reached the disk.
+    ObjectBlank,
+    /// Sections of an object file are described by what cannot be their headers: its end never reached the disk.
+    ObjectTable {
+        /// `ELF`.
+        format: String,
+        /// Position in the member of what should be a section's header.
+        at: u64,
+    },
+    /// A field of a member's header holds what the format does not allow.
     OddField {
         /// Name of the field.
         field: String,
+        /// What it holds, escaped.
+        found: String,
+    },
+    /// The same in the header of a table; no reader looks at it.
+    OddTableField {
+        /// Name of the field.
+        field: String,
+        /// What it holds, escaped.
+        found: String,
+    },
+    /// The byte that evens out a member is no newline; no reader looks at it.
+    OddPadding {
+        /// The byte, escaped.
+        found: String,
     },
 }
+
+/// Bytes of an archive that are damaged or may be: from, until.
+pub type Area = (u64, u64);
 
 impl What {
     /// Whether readers get on with it all the same.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
-        matches!(self, Self::OddField { .. })
+        matches!(self, Self::OddTableField { .. } | Self::OddPadding { .. })
+    }
+
+    /// Whether it is about a symbol table alone, which can be made anew from the members.
+    #[must_use]
+    pub fn is_about_symbols(&self) -> bool {
+        matches!(self, Self::SymbolTable { .. } | Self::SymbolsAstray { .. })
     }
 
     /// Whether the file ends too early, and may be whole up to its end.

@@ -1,5 +1,8 @@
-//! The archives below a directory: every file whose name ends in `.a`.
+//! The archives below a directory: every file whose name ends in `.a` or `.rlib`, and what ends in `.lib` and begins as an
+//! archive does (import libraries; others use that ending for something else).
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What was found below a directory.
@@ -29,9 +32,7 @@ pub fn archives_below(directory: &Path) -> Found {
             let path = entry.path();
             if kind.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "a")
-                && (kind.is_file() || path.is_file())
-            {
+            } else if is_archive(&path) && (kind.is_file() || path.is_file()) {
                 // A link to nothing is no archive; nobody can link with it either way.
                 found.archives.push(path);
             }
@@ -39,4 +40,19 @@ pub fn archives_below(directory: &Path) -> Found {
     }
     found.archives.sort();
     found
+}
+
+/// Whether a file goes by the name of an archive.
+#[must_use]
+pub fn is_archive(path: &Path) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("a" | "rlib") => true,
+        Some("lib") => {
+            let mut magic = [0; 8];
+            path.is_file()
+                && File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+                && matches!(&magic, b"!<arch>\n" | b"!<thin>\n")
+        }
+        _ => false,
+    }
 }

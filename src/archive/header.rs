@@ -21,8 +21,10 @@ pub(super) struct Header {
     pub(super) name: Vec<u8>,
     /// Size of the content in bytes (a BSD long name is part of it).
     pub(super) size: u64,
-    /// The first field that holds something else than the format allows, and that no reader minds.
-    pub(super) odd: Option<&'static str>,
+    /// The first field that holds something else than the format allows, and what it holds.
+    pub(super) odd: Option<(&'static str, Vec<u8>)>,
+    /// The first field that holds nothing. Tables and Microsoft's members have such.
+    pub(super) blank: Option<&'static str>,
 }
 
 /// Why 60 bytes are no header that the walk can go on from.
@@ -46,7 +48,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Bad> {
             field(6).get(1).copied().unwrap_or(0),
         ]));
     }
-    let digits = field(5).trim_ascii();
+    // Spaces may follow and not lead: GHC, its linker and LLVM read none before the digits.
+    let digits = field(5).trim_ascii_end();
     let size = std::str::from_utf8(digits)
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
@@ -55,13 +58,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Bad> {
     let odd = [(1, 10), (2, 10), (3, 10), (4, 8)]
         .into_iter()
         .find(|&(index, radix)| !is_number(field(index), radix))
-        .map(|(index, _)| FIELDS[index].0);
-    Ok(Header { name: field(0).trim_ascii_end().to_vec(), size, odd })
+        .map(|(index, _)| (FIELDS[index].0, field(index).trim_ascii_end().to_vec()));
+    let blank = (1..5).find(|&index| field(index).trim_ascii_end().is_empty()).map(|index| FIELDS[index].0);
+    Ok(Header { name: field(0).trim_ascii_end().to_vec(), size, odd, blank })
 }
 
-/// Blank, or a number with spaces around it. Microsoft's tools write a date of `-1`.
+/// Blank, or a number with spaces behind it. Microsoft's tools write a date of `-1`.
 fn is_number(field: &[u8], radix: u32) -> bool {
-    let text = field.trim_ascii();
+    let text = field.trim_ascii_end();
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     digits.iter().all(|&byte| char::from(byte).is_digit(radix))
 }
@@ -77,15 +81,19 @@ mod tests {
     #[test]
     fn reads_every_field() {
         let read = parse(&header("a.o/", "0", "100644", "1104", "`\n")).unwrap();
-        assert_eq!(read, Header { name: b"a.o/".to_vec(), size: 1104, odd: None });
-        assert_eq!(parse(&header("a.o/", "-1", "", "0", "`\n")).unwrap().odd, None);
-        assert_eq!(parse(&header("a.o/", "0", "100689", "0", "`\n")).unwrap().odd, Some("mode"));
+        assert_eq!(read, Header { name: b"a.o/".to_vec(), size: 1104, odd: None, blank: None });
+        let blank = parse(&header("a.o/", "-1", "", "0", "`\n")).unwrap();
+        assert_eq!((blank.odd, blank.blank), (None, Some("mode")));
+        for mode in ["100689", " 644", "6 44"] {
+            let odd = parse(&header("a.o/", "0", mode, "0", "`\n")).unwrap().odd;
+            assert_eq!(odd, Some(("mode", mode.as_bytes().to_vec())));
+        }
     }
 
     #[test]
     fn refuses_what_the_walk_cannot_go_on_from() {
         assert_eq!(parse(&header("a.o/", "0", "0", "12", "xx")), Err(Bad::End(*b"xx")));
-        for size in ["", "-4", "0x10", "1 2", "1e3"] {
+        for size in ["", "-4", "0x10", "1 2", "1e3", " 12", "+12"] {
             assert!(matches!(parse(&header("a.o/", "0", "0", size, "`\n")), Err(Bad::Size(_))), "{size}");
         }
     }

@@ -4,24 +4,17 @@
 //! the store path, hashed before it takes the old file's place ([`super::replace`]).
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::agree::{Agreed, Compare, LocalFile, copy_old};
 use super::check::{self, CheckError, Report, check};
 use super::donor::{self, Donor, Parts, Source, Stream, Wanted};
 use super::nar::{self, Instead, Sum};
 use super::replace::{Failed, Replacement, failed, folder};
 use super::salvage::{self, Losses};
 use super::{kept, nix, words};
-
-/// Bytes before the break that a distant donor must agree with.
-const COMPARED: u64 = 1 << 20;
-/// Bytes at the beginning that it must agree with: magic, the symbol table's header and its first offsets.
-const COMPARED_FIRST: u64 = 64 << 10;
-/// Pieces of what lies between that it must agree with, and their size.
-const SAMPLES: u64 = 16;
-const SAMPLE: u64 = 4 << 10;
 
 /// How it is mended.
 #[derive(Debug, Clone, Default)]
@@ -103,9 +96,12 @@ pub fn mend(
     // A link stays a link: what it leads to is mended.
     let real =
         std::fs::canonicalize(path).map_err(|source| CheckError::Io { path: path.to_owned(), source })?;
+    let stored = Stored::of(&real);
+    // Of a sound archive in the Nix store the bodies may be damaged: that only Nix's book tells.
+    let is_well = |report: &Report| report.sound && stored.as_ref().is_none_or(|stored| !stored.differs());
     let mut before = check(&real)?;
     before.path = path.to_owned();
-    if before.sound {
+    if is_well(&before) {
         return Ok(Mended::Sound(before));
     }
     let _lock = if options.dry_run { None } else { Some(lock(&real, notice)?) };
@@ -113,16 +109,15 @@ pub fn mend(
         // While we waited, another mend may have done it.
         before = check(&real)?;
         before.path = path.to_owned();
-        if before.sound {
+        if is_well(&before) {
             return Ok(Mended::Sound(before));
         }
     }
     let old = check::open(&real)?;
     let meta = old.metadata().map_err(failed(&real, "looking at it"))?;
-    let job =
-        Job { real: &real, before: &before, old: &old, meta: &meta, stored: Stored::of(&real), options };
+    let job = Job { real: &real, before: &before, old: &old, meta: &meta, stored: stored.as_ref(), options };
     let mut reasons = Vec::new();
-    let built_so = job.stored.as_ref().is_some_and(|stored| stored.was_built_so());
+    let built_so = !before.sound && job.stored.is_some_and(|stored| stored.was_built_so());
     for source in sources {
         if built_so {
             // Whatever takes its place has another hash than Nix's book.
@@ -148,6 +143,14 @@ pub fn mend(
         }
     }
     Err(MendError::NoSource { path: path.to_owned(), reasons })
+}
+
+/// What takes the place of the old file.
+enum Made {
+    /// A whole copy.
+    Whole,
+    /// What was whole of it, and what is lost.
+    Salvaged(Option<Losses>),
 }
 
 /// Why a source did not lead to a mend.
@@ -198,6 +201,11 @@ impl Stored {
         nar::size(&self.path).is_ok_and(|size| size == known.size)
             && nar::sum(&self.path, None).is_ok_and(|sum| sum == *known)
     }
+
+    /// Whether Nix knows the path, and as something else than it is.
+    fn differs(&self) -> bool {
+        self.known.is_ok() && !self.was_built_so()
+    }
 }
 
 /// One archive that is being mended.
@@ -206,13 +214,13 @@ struct Job<'a> {
     before: &'a Report,
     old: &'a File,
     meta: &'a std::fs::Metadata,
-    stored: Option<Stored>,
+    stored: Option<&'a Stored>,
     options: &'a Options,
 }
 
 impl Job<'_> {
     fn by_nix(&self) -> Result<Mended, Refused> {
-        let Some(stored) = &self.stored else {
+        let Some(stored) = self.stored else {
             return Err(Refused::Because(format!(
                 "nix: {} is not in the Nix store; give --from FILE or DIR",
                 self.real.display()
@@ -233,6 +241,11 @@ impl Job<'_> {
             let why = "nix: the path was repaired and is still not sound: it was built or stored like this; give --from, or rebuild it with `nix build --repair`";
             return Err(Refused::Because(why.to_owned()));
         }
+        if stored.differs() {
+            return Err(Refused::Because(format!(
+                "nix: {shown} was repaired and is still not what Nix's book says"
+            )));
+        }
         self.done(after, format!("nix store repair {shown}"), None, notices, kept)
     }
 
@@ -247,7 +260,7 @@ impl Job<'_> {
         let name = self.real.file_name().unwrap_or_default();
         // Another store, or the root of another system, has it where it belongs.
         let mut donors: Vec<PathBuf> = Vec::new();
-        if let Some(stored) = &self.stored
+        if let Some(stored) = self.stored
             && let (Some(base), Ok(inside)) = (stored.path.file_name(), self.real.strip_prefix(&stored.path))
         {
             let places = [given.join(base), given.join("nix/store").join(base)];
@@ -288,30 +301,32 @@ impl Job<'_> {
         if (meta.dev(), meta.ino()) == (self.meta.dev(), self.meta.ino()) {
             return Err(because("it is the same file".to_owned()));
         }
-        let vouched = self.vouched(whole.size).map_err(because)?;
-        if vouched <= 68 && self.real.file_name() != donor.file_name() {
+        let agreed = self.agreed(whole.size).map_err(because)?;
+        if !agreed.vouches() && !self.hash_is_known() && self.real.file_name() != donor.file_name() {
             let why = "nothing of the old file is left that could vouch for it, and its name is another";
             return Err(because(why.to_owned()));
         }
         let mut parts = LocalFile { file, shown: shown.clone(), size: whole.size };
-        let mut compare = Compare::new(self.old, 0, vouched);
-        parts.copy(0, vouched, &mut compare).map_err(|why| compare.refusal(&shown, why))?;
-        let source = format!("{shown}, equal in the first {} bytes", words::grouped(vouched));
+        for &(from, until) in agreed.ranges() {
+            let mut compare = Compare::new(self.old, &agreed, from);
+            let compared = parts.copy(from, until - from, &mut compare);
+            compared.map_err(|why| refusal(&compare, &shown, why))?;
+        }
+        let source = format!("{shown}, {}", equal_in(&agreed));
         if self.options.dry_run {
             return Ok(self.would(&source, whole.size));
         }
         let mut replacement = Replacement::new(self.real, whole.size)?;
         parts.copy(0, whole.size, replacement.file()).map_err(Refused::Because)?;
-        self.put(replacement, whole.size, source, None)
+        self.put(replacement, whole.size, source, Made::Whole)
     }
 
     fn by_distant(&self, source: &Source) -> Result<Mended, Refused> {
         let name = self.real.file_name().unwrap_or_default().to_string_lossy();
         let stored = self
             .stored
-            .as_ref()
             .and_then(|stored| Some((stored.path.as_path(), self.real.strip_prefix(&stored.path).ok()?)));
-        let nar_hash = self.stored.as_ref().and_then(|stored| Some(stored.known.as_ref().ok()?.hash));
+        let nar_hash = self.stored.and_then(|stored| Some(stored.known.as_ref().ok()?.hash));
         match donor::reach(source, Wanted { name: &name, stored, nar_hash }).map_err(Refused::Because)? {
             Donor::Parts(parts) => self.by_parts(parts),
             Donor::Stream(stream) => self.by_stream(stream),
@@ -322,42 +337,52 @@ impl Job<'_> {
     /// is ours, must then agree with every header that came.
     fn by_parts(&self, mut parts: Box<dyn Parts>) -> Result<Mended, Refused> {
         let (shown, size) = (parts.name(), parts.size());
-        let vouched = self.vouched(size).map_err(|reason| Refused::Because(format!("{shown}: {reason}")))?;
-        if vouched <= 68 {
+        let agreed = self.agreed(size).map_err(|reason| Refused::Because(format!("{shown}: {reason}")))?;
+        if !agreed.vouches() && !self.hash_is_known() {
             let why =
                 "too little of the old file is left to vouch for a distant copy; fetch it and name the file";
             return Err(Refused::Because(format!("{shown}: {why}")));
         }
         let mut fetched = 0;
-        for (from, length) in compared(vouched) {
-            let mut compare = Compare::new(self.old, from, vouched);
-            parts.copy(from, length, &mut compare).map_err(|why| compare.refusal(&shown, why))?;
+        for (from, length) in agreed.samples() {
+            let mut compare = Compare::new(self.old, &agreed, from);
+            let compared = parts.copy(from, length, &mut compare);
+            compared.map_err(|why| refusal(&compare, &shown, why))?;
             fetched += length;
         }
+        let missing = agreed.missing(size);
         let source = format!(
             "{shown}, {} bytes of it read, {} of them compared",
-            words::grouped(fetched + size - vouched),
+            words::grouped(fetched + missing.iter().map(|(from, until)| until - from).sum::<u64>()),
             words::grouped(fetched)
         );
         if self.options.dry_run {
             return Ok(self.would(&source, size));
         }
         let mut replacement = Replacement::new(self.real, size)?;
-        copy_old(self.old, vouched, replacement.file())
-            .map_err(failed(self.real, "copying what is whole"))?;
-        parts.copy(vouched, size - vouched, replacement.file()).map_err(Refused::Because)?;
-        self.put(replacement, size, source, None)
+        let mut pieces: Vec<_> = agreed.ranges().iter().map(|range| (*range, true)).collect();
+        pieces.extend(missing.iter().map(|range| (*range, false)));
+        pieces.sort_unstable();
+        for ((from, until), ours) in pieces {
+            if ours {
+                copy_old(self.old, (from, until), replacement.file())
+                    .map_err(failed(self.real, "copying what is whole"))?;
+            } else {
+                parts.copy(from, until - from, replacement.file()).map_err(Refused::Because)?;
+            }
+        }
+        self.put(replacement, size, source, Made::Whole)
     }
 
     fn by_stream(&self, mut stream: Box<dyn Stream>) -> Result<Mended, Refused> {
         let (shown, size) = (stream.name(), stream.size());
         let because = |reason: String| Refused::Because(format!("{shown}: {reason}"));
-        let vouched = self.vouched(size).map_err(because)?;
+        let agreed = self.agreed(size).map_err(because)?;
         if self.options.dry_run {
             return Ok(self.would(&shown, size));
         }
         let mut replacement = Replacement::new(self.real, size)?;
-        let mut compare = Compare::new(self.old, 0, vouched);
+        let mut compare = Compare::new(self.old, &agreed, 0);
         let mut buffer = vec![0; 256 * 1024];
         let mut left = size;
         while left > 0 {
@@ -369,41 +394,80 @@ impl Job<'_> {
                 return Err(because("it ends too early".to_owned()));
             }
             let some = buffer.get(..read).unwrap_or_default();
-            compare.write_all(some).map_err(|error| compare.refusal(&shown, error.to_string()))?;
+            let compared = compare.write_all(some);
+            compared.map_err(|error| refusal(&compare, &shown, error.to_string()))?;
             replacement.file().write_all(some).map_err(failed(self.real, "making a copy beside it"))?;
             left -= read as u64;
         }
         stream.finish().map_err(Refused::Because)?;
-        let source = format!("{shown}, equal in the first {} bytes", words::grouped(vouched));
-        self.put(replacement, size, source, None)
+        let source = format!("{shown}, {}", equal_in(&agreed));
+        self.put(replacement, size, source, Made::Whole)
     }
 
     fn salvage(&self) -> Result<Mended, Refused> {
         let plan = salvage::plan(self.old, self.before).map_err(Refused::Because)?;
         if self.options.dry_run {
-            let text = format!("would make an archive of what is whole: {}", words::losses(&plan.losses));
+            let lost = plan.losses.as_ref().map_or_else(|| "nothing is lost".to_owned(), words::losses);
+            let text = format!("would make an archive of what is whole: {lost}");
             return Ok(Mended::Would { before: self.before.clone(), plan: text });
         }
         let mut replacement = Replacement::new(self.real, plan.size)?;
         plan.write(self.old, replacement.file()).map_err(failed(self.real, "writing what is whole"))?;
-        let source = "what is whole of it".to_owned();
-        self.put(replacement, plan.size, source, Some(plan.losses))
+        let source = plan.source().to_owned();
+        self.put(replacement, plan.size, source, Made::Salvaged(plan.losses))
     }
 
-    /// How much of the old file must be in a copy of `size` bytes, byte for byte: all that lies before the break. Where the
-    /// file was cut, that is all there is.
-    fn vouched(&self, size: u64) -> Result<u64, String> {
-        if size < self.before.size || self.before.lost.is_some_and(|lost| size < lost.size_at_least) {
-            return Err(format!("it is too small to be a whole copy: {} bytes", words::grouped(size)));
+    /// What of the old file must be in a copy of `size` bytes, byte for byte: where it was cut, all that there is; else all
+    /// that lies before the break, or outside of what is known to be damaged.
+    fn agreed(&self, size: u64) -> Result<Agreed, String> {
+        let cut = self.before.break_point();
+        if let Some(fault) = cut.filter(|fault| fault.what.is_cut()) {
+            let header = fault.member.as_ref().map_or(fault.position, |member| member.header);
+            let lost = self.before.lost.unwrap_or_default();
+            if size == self.before.size {
+                // Nothing may be missing, and the header that claims more be wrong.
+                return Ok(Agreed::before(header.min(size)));
+            }
+            if size == self.before.whole_until && lost.symbols == 0 {
+                // Behind the last member stands what belongs to none.
+                return Ok(Agreed::before(size));
+            }
+            if size < self.before.size || size < lost.size_at_least {
+                return Err(format!("it is too small to be a whole copy: {} bytes", words::grouped(size)));
+            }
+            return Ok(Agreed::before(self.before.size));
         }
-        match self.before.break_point() {
-            Some(fault) if size > self.before.size && fault.what.is_cut() => Ok(self.before.size),
-            Some(fault) => Ok(fault.position.min(self.before.whole_until)),
-            None => Err(
-                "the archive is not cut, so that no copy can be compared with it; rebuild it or run ranlib"
-                    .to_owned(),
-            ),
+        if let Some(fault) = cut {
+            return Ok(Agreed::before(fault.position.min(self.before.whole_until).min(size)));
         }
+        if size != self.before.size {
+            let (found, own) = (words::grouped(size), words::grouped(self.before.size));
+            return Err(format!("it is another archive: it has {found} bytes and this one has {own}"));
+        }
+        if self.before.sound {
+            // Where the damage is, only the hash can tell.
+            return match self.hash_is_known() {
+                true => Ok(Agreed::default()),
+                false => Err("Nix does not know its hash, so that no copy can be proven".to_owned()),
+            };
+        }
+        let wrong = self.before.faults.iter().filter(|fault| !fault.what.is_harmless());
+        let areas: Option<Vec<_>> = wrong
+            .map(|fault| {
+                let member = fault.member.as_ref()?;
+                let end = member.content.saturating_add(if self.before.thin { 0 } else { member.size });
+                Some((member.header, end.saturating_add(1)))
+            })
+            .collect();
+        match areas.filter(|_| self.before.more_faults == 0) {
+            Some(areas) => Ok(Agreed::outside(&areas, size)),
+            None => Err("too much of the archive is damaged to compare a copy with it".to_owned()),
+        }
+    }
+
+    /// Whether Nix's book can prove a copy.
+    fn hash_is_known(&self) -> bool {
+        self.stored.is_some_and(|stored| stored.known.is_ok())
     }
 
     fn would(&self, source: &str, size: u64) -> Mended {
@@ -417,7 +481,7 @@ impl Job<'_> {
         replacement: Replacement,
         size: u64,
         source: String,
-        losses: Option<Losses>,
+        made: Made,
     ) -> Result<Mended, Refused> {
         replacement.finish(self.meta)?;
         let proof = check(&replacement.path())?;
@@ -429,7 +493,11 @@ impl Job<'_> {
             )));
         }
         let mut notices = Vec::new();
-        self.prove_hash(&replacement, &source, losses.is_some(), &mut notices)?;
+        let (salvaged, losses) = match made {
+            Made::Whole => (false, None),
+            Made::Salvaged(losses) => (true, losses),
+        };
+        self.prove_hash(&replacement, &source, salvaged, &mut notices)?;
         let kept = self.keep()?;
         replacement.put()?;
         self.forget_link(&mut notices);
@@ -455,7 +523,7 @@ impl Job<'_> {
         salvaged: bool,
         notices: &mut Vec<String>,
     ) -> Result<(), Refused> {
-        let Some(stored) = &self.stored else { return Ok(()) };
+        let Some(stored) = self.stored else { return Ok(()) };
         let known = match &stored.known {
             Ok(known) => known,
             Err(why) => {
@@ -478,7 +546,8 @@ impl Job<'_> {
         let others = super::find::archives_below(&stored.path).archives;
         let broken = others.iter().filter(|path| *path != self.real);
         let broken = broken.filter(|path| check(path).is_ok_and(|report| !report.sound)).count();
-        if broken == 0 {
+        // Nothing but the hash could tell that this one is damaged: then nothing else can prove a copy of it.
+        if broken == 0 || self.before.sound {
             return Err(Refused::Because(format!(
                 "{source}: with it the hash of {} would not be what Nix's book says",
                 stored.path.display()
@@ -540,104 +609,21 @@ impl Job<'_> {
     }
 }
 
-/// Which parts of the first `vouched` bytes a distant donor must agree with: position and length, ascending.
-fn compared(vouched: u64) -> Vec<(u64, u64)> {
-    if vouched <= COMPARED_FIRST + SAMPLES * SAMPLE + COMPARED {
-        return vec![(0, vouched)];
-    }
-    let mut parts = vec![(0, COMPARED_FIRST)];
-    let between = vouched - COMPARED - COMPARED_FIRST;
-    parts.extend((0..SAMPLES).map(|index| (COMPARED_FIRST + between / SAMPLES * index, SAMPLE)));
-    parts.push((vouched - COMPARED, COMPARED));
-    parts
-}
-
-fn copy_old(old: &File, until: u64, out: &mut File) -> io::Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    let mut at = 0;
-    while at < until {
-        let take = (until - at).min(buffer.len() as u64) as usize;
-        let some = buffer.get_mut(..take).unwrap_or_default();
-        old.read_exact_at(some, at)?;
-        out.write_all(some)?;
-        at += take as u64;
-    }
-    Ok(())
-}
-
-/// A file of this machine as a donor.
-struct LocalFile {
-    file: File,
-    shown: String,
-    size: u64,
-}
-
-impl Parts for LocalFile {
-    fn name(&self) -> String {
-        self.shown.clone()
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn copy(&mut self, from: u64, length: u64, sink: &mut dyn Write) -> Result<(), String> {
-        let words = |error: io::Error| format!("{}: {error}", self.shown);
-        let mut buffer = vec![0; 256 * 1024];
-        let mut at = from;
-        while at < from + length {
-            let want = (from + length - at).min(buffer.len() as u64) as usize;
-            let read = self.file.read_at(buffer.get_mut(..want).unwrap_or_default(), at).map_err(words)?;
-            if read == 0 {
-                return Err(format!("{}: it changed while it was copied", self.shown));
-            }
-            sink.write_all(buffer.get(..read).unwrap_or_default()).map_err(words)?;
-            at += read as u64;
-        }
-        Ok(())
+fn equal_in(agreed: &Agreed) -> String {
+    match agreed.ranges() {
+        [] => "proven by its hash alone".to_owned(),
+        [(0, until)] => format!("equal in the first {} bytes", words::grouped(*until)),
+        _ => format!("equal in the {} bytes that are whole", words::grouped(agreed.bytes())),
     }
 }
 
-/// Compares what is written to it with the old file, as far as that is whole.
-struct Compare<'a> {
-    old: &'a File,
-    at: u64,
-    until: u64,
-    held: Vec<u8>,
-    difference: Option<u64>,
-}
-
-impl<'a> Compare<'a> {
-    fn new(old: &'a File, from: u64, until: u64) -> Self {
-        Self { old, at: from, until, held: Vec::new(), difference: None }
-    }
-
-    fn refusal(&self, shown: &str, why: String) -> Refused {
-        Refused::Because(match self.difference {
-            Some(position) => format!(
-                "{shown}: it is another archive: the first difference is at position {}",
-                words::grouped(position)
-            ),
-            None if why.starts_with(shown) => why,
-            None => format!("{shown}: {why}"),
-        })
-    }
-}
-
-impl Write for Compare<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let take = self.until.saturating_sub(self.at).min(bytes.len() as u64) as usize;
-        self.held.resize(take, 0);
-        self.old.read_exact_at(&mut self.held, self.at)?;
-        if let Some(index) = self.held.iter().zip(bytes).position(|(a, b)| a != b) {
-            self.difference = Some(self.at + index as u64);
-            return Err(io::Error::other("it is another archive"));
-        }
-        self.at += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn refusal(compare: &Compare<'_>, shown: &str, why: String) -> Refused {
+    Refused::Because(match compare.difference {
+        Some(position) => format!(
+            "{shown}: it is another archive: the first difference is at position {}",
+            words::grouped(position)
+        ),
+        None if why.starts_with(shown) => why,
+        None => format!("{shown}: {why}"),
+    })
 }

@@ -23,15 +23,18 @@
 //! | [`explain`] | which archive and member a position in an error message belongs to |
 //! | [`words`] | reports as text, JSON and a job summary |
 
+mod agree;
 pub mod check;
 pub mod donor;
 pub mod explain;
 pub mod fault;
 pub mod find;
 mod header;
+mod inside;
 pub mod kept;
 pub mod memory;
 pub mod mend;
+mod names;
 pub mod nar;
 pub mod nix;
 mod object;

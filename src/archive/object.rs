@@ -4,8 +4,10 @@
 //! Layouts: ELF's `Elf32_Ehdr` and `Elf64_Ehdr`, Mach-O's `mach_header`, `segment_command` and `symtab_command`. Anything
 //! else (LLVM bitcode, Go's objects, text) is taken as it is.
 
-/// Bytes of a member that are looked at, at most.
-pub(super) const LOOKED_AT: usize = 2048;
+/// Bytes of a Mach-O member that are looked at, at most.
+pub(super) const LOOKED_AT: usize = 8192;
+/// Bytes at the beginning of a member that say what it is.
+pub(super) const FIRST: usize = 64;
 
 /// Something that ends behind the end of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +24,78 @@ pub(super) struct Overrun {
 pub(super) fn overrun(first: &[u8], size: u64) -> Option<Overrun> {
     match first.get(..4)? {
         b"\x7fELF" => elf(first, size),
-        [0xcf | 0xce, 0xfa, 0xed, 0xfe] => mach(first, size),
+        _ if is_mach(first) => mach(first, size),
         _ => None,
+    }
+}
+
+/// Whether these are the first bytes of a Mach-O object, of either width and byte order.
+pub(super) fn is_mach(first: &[u8]) -> bool {
+    matches!(first, [0xcf | 0xce, 0xfa, 0xed, 0xfe, ..] | [0xfe, 0xed, 0xfa, 0xcf | 0xce, ..])
+}
+
+/// The section headers of an ELF object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sections {
+    /// Where they begin.
+    pub(super) offset: u64,
+    /// Bytes of each.
+    pub(super) entry: u64,
+    /// How many; 0: the first one says it.
+    pub(super) count: u64,
+    /// Which one describes the names of sections; 0: none does, 0xffff: the first one says it.
+    pub(super) names: u64,
+    wide: bool,
+    big_endian: bool,
+}
+
+/// One section header of an ELF object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Section {
+    /// `SHT_…`: 3 is a table of strings.
+    pub(super) kind: u64,
+    /// Where its content ends; 0 if it has none in the file.
+    pub(super) end: u64,
+    /// Its size.
+    pub(super) size: u64,
+    /// `sh_link`.
+    pub(super) link: u64,
+}
+
+/// A table of strings (`SHT_STRTAB`).
+pub(super) const STRINGS: u64 = 3;
+
+/// Where an ELF object has its section headers, if it is one and has some.
+pub(super) fn sections(first: &[u8]) -> Option<Sections> {
+    if !first.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let (wide, big_endian) = (*first.get(4)? == 2, *first.get(5)? == 2);
+    let numbers = Numbers { bytes: first, big_endian };
+    let (offset, at) = if wide { (numbers.at(40, 8)?, 58) } else { (numbers.at(32, 4)?, 46) };
+    let (entry, count, names) = (numbers.at(at, 2)?, numbers.at(at + 2, 2)?, numbers.at(at + 4, 2)?);
+    let usual = if wide { 64 } else { 40 };
+    (offset != 0 && entry >= usual).then_some(Sections { offset, entry, count, names, wide, big_endian })
+}
+
+impl Sections {
+    /// Reads one section header.
+    pub(super) fn read(&self, bytes: &[u8]) -> Option<Section> {
+        let numbers = Numbers { bytes, big_endian: self.big_endian };
+        let kind = numbers.at(4, 4)?;
+        let (offset, size, link) = if self.wide {
+            (numbers.at(24, 8)?, numbers.at(32, 8)?, numbers.at(40, 4)?)
+        } else {
+            (numbers.at(16, 4)?, numbers.at(20, 4)?, numbers.at(24, 4)?)
+        };
+        // SHT_NULL and SHT_NOBITS have nothing in the file.
+        let end = if matches!(kind, 0 | 8) { 0 } else { offset.saturating_add(size) };
+        Some(Section { kind, end, size, link })
+    }
+
+    /// Where they end.
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.entry.saturating_mul(self.count))
     }
 }
 
@@ -68,14 +140,15 @@ fn elf(first: &[u8], size: u64) -> Option<Overrun> {
 }
 
 fn mach(first: &[u8], size: u64) -> Option<Overrun> {
-    let numbers = Numbers { bytes: first, big_endian: false };
-    let wide = *first.first()? == 0xcf;
+    let big_endian = *first.first()? == 0xfe;
+    let numbers = Numbers { bytes: first, big_endian };
+    let wide = *first.get(if big_endian { 3 } else { 0 })? == 0xcf;
     let over = |part, end: u64| (end > size).then_some(Overrun { format: "Mach-O", part, end });
     let header: usize = if wide { 32 } else { 28 };
     if size < header as u64 {
         return over("header", header as u64);
     }
-    let commands = over("load commands", header as u64 + numbers.at(20, 4)?);
+    let commands = over("load commands", (header as u64).saturating_add(numbers.at(20, 4)?));
     if commands.is_some() {
         return commands;
     }
@@ -88,10 +161,15 @@ fn mach(first: &[u8], size: u64) -> Option<Overrun> {
                 .zip(numbers.at(at + 48, 8))
                 .map(|(from, size)| from.saturating_add(size)),
             0x01 => numbers.at(at + 32, 4).zip(numbers.at(at + 36, 4)).map(|(from, size)| from + size),
-            0x02 => numbers.at(at + 16, 4).zip(numbers.at(at + 20, 4)).map(|(from, size)| from + size),
+            0x02 => {
+                let strings = numbers.at(at + 16, 4).zip(numbers.at(at + 20, 4));
+                let symbols = numbers.at(at + 8, 4).zip(numbers.at(at + 12, 4));
+                let symbols = symbols.map_or(0, |(from, count)| from + count * if wide { 16 } else { 12 });
+                strings.map(|(from, size)| symbols.max(from + size))
+            }
             _ => Some(0),
         };
-        let found = ends.and_then(|end| over(if command == 0x02 { "string table" } else { "segment" }, end));
+        let found = ends.and_then(|end| over(if command == 0x02 { "symbols" } else { "segment" }, end));
         if found.is_some() {
             return found;
         }
@@ -127,6 +205,21 @@ mod tests {
             assert_eq!(overrun(bytes, bytes.len() as u64), None);
         }
         assert!(overrun(b"\x7fELF\x02\x01", 6).is_some());
+    }
+
+    #[test]
+    fn section_headers_are_read() {
+        let object = elf64(1000, 3);
+        let sections = sections(&object).unwrap();
+        assert_eq!((sections.end(), sections.names), (1192, 0));
+        let mut header = [0; 64];
+        (header[4], header[24], header[32], header[40]) = (3, 100, 20, 7);
+        let expected = Section { kind: STRINGS, end: 120, size: 20, link: 7 };
+        assert_eq!(sections.read(&header), Some(expected));
+        header[4] = 8;
+        assert_eq!(sections.read(&header).unwrap().end, 0);
+        assert_eq!(sections.read(&header[..40]), None);
+        assert_eq!(super::sections(&elf64(0, 0)), None);
     }
 
     #[test]

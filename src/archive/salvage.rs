@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 
-use super::check::Report;
+use super::check::{Kind, Report};
 use super::fault::What;
 use super::header::{self, HEADER};
 
@@ -31,8 +31,8 @@ pub struct Losses {
 pub struct Plan {
     /// Its size then, in bytes.
     pub size: u64,
-    /// What is lost.
-    pub losses: Losses,
+    /// What is lost, if anything is.
+    pub losses: Option<Losses>,
     /// The rebuilt table with its header, in the place of the old one.
     table: Vec<u8>,
     /// Where the old table ended, padding included; 8 without one.
@@ -48,7 +48,7 @@ pub struct Plan {
 /// # Errors
 /// Why it cannot be done.
 pub fn plan(file: &File, report: &Report) -> Result<Plan, String> {
-    let fault = report.break_point().ok_or("no member is lost: `ranlib` makes a symbol table anew")?;
+    let Some(fault) = report.break_point() else { return without_table(file, report) };
     if report.thin {
         return Err("a thin archive holds no members that could be saved".to_owned());
     }
@@ -116,17 +116,48 @@ pub fn plan(file: &File, report: &Report) -> Result<Plan, String> {
     losses.members = lost_names(file, report, until).map_err(io)?;
     let pad = matches!(fault.what, What::PaddingMissing);
     let size = 8 + table.len() as u64 + (until - from) + u64::from(pad);
-    Ok(Plan { size, losses, table, from, until, pad })
+    let lost = losses.member_count > 0 || !losses.symbols.is_empty() || !losses.members.is_empty();
+    Ok(Plan { size, losses: lost.then_some(losses), table, from, until, pad })
+}
+
+/// All members are there, and only the symbol table is wrong: without it `ranlib` can make a new one.
+fn without_table(file: &File, report: &Report) -> Result<Plan, String> {
+    let wrong = || report.faults.iter().filter(|fault| !fault.what.is_harmless());
+    if !wrong().all(|fault| fault.what.is_about_symbols()) || wrong().next().is_none() {
+        return Err("no member is lost, so that nothing can be left out".to_owned());
+    }
+    let first = read(file, 8, HEADER).ok().and_then(|bytes| header::parse(&bytes).ok());
+    let table = wrong().next().and_then(|fault| fault.member.as_ref()).filter(|table| table.header == 8);
+    let (Some(first), Some(_), true) = (first, table, report.kind != Kind::Coff) else {
+        return Err(
+            "its symbol table is not where one can be left out: make it anew with its own tools".to_owned()
+        );
+    };
+    let from = 8 + HEADER + first.size + first.size % 2;
+    let size = 8 + report.size.saturating_sub(from);
+    Ok(Plan { size, losses: None, table: Vec::new(), from, until: report.size, pad: false })
 }
 
 impl Plan {
+    /// What it is made of, in words.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        match (&self.losses, self.pad) {
+            (Some(_), _) => "what is whole of it",
+            (None, true) => "itself, with the byte that was missing",
+            (None, false) => "its members; it has no symbol table now, and `ranlib` makes one",
+        }
+    }
+
     /// Writes the archive.
     ///
     /// # Errors
     /// Whatever reading or writing says.
     pub fn write(&self, file: &File, out: &mut File) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(256 * 1024, out);
-        out.write_all(b"!<arch>\n")?;
+        let mut magic = [0; 8];
+        file.read_exact_at(&mut magic, 0)?;
+        out.write_all(&magic)?;
         out.write_all(&self.table)?;
         let mut buffer = vec![0; 256 * 1024];
         let mut at = self.from;

@@ -11,6 +11,7 @@ use super::nar::{self, Sum};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct View {
     /// The store path.
+    #[serde(serialize_with = "super::check::lossy")]
     pub store_path: PathBuf,
     /// Whether all that was compared agrees.
     pub agrees: bool,

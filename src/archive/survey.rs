@@ -1,6 +1,6 @@
 //! Many archives at once: in parallel, each store path compared once with Nix's book, what was sound not asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -20,10 +20,12 @@ const THREADS_AT_MOST: usize = 8;
 pub struct Request {
     /// Archives to check.
     pub archives: Vec<PathBuf>,
-    /// Store paths that are compared with Nix's book whether they hold archives or not.
+    /// Store paths that are compared with Nix's book, and told of, whether they hold archives or not.
     pub store_paths: Vec<PathBuf>,
     /// Read every body: store paths are compared with their hash.
     pub hash: bool,
+    /// Store paths that are compared with their hash as well, because they or something in them was named.
+    pub hashed: BTreeSet<PathBuf>,
 }
 
 /// An answer, as it comes: in the order of the request.
@@ -42,11 +44,10 @@ pub enum Answer {
 /// Checks everything that is asked for. `memory` knows what was sound; without one everything is read.
 pub fn run(request: &Request, mut memory: Option<&mut Memory>, each: &mut dyn FnMut(Answer)) {
     let homes: Vec<Option<PathBuf>> = request.archives.iter().map(|path| home(path)).collect();
-    // With bodies to be read, the hash must be known before anything can be remembered by it.
     let remembered: Vec<Option<Report>> = request
         .archives
         .iter()
-        .map(|path| memory.as_deref().filter(|_| !request.hash).and_then(|memory| memory.sound(path, None)))
+        .map(|path| memory.as_deref().and_then(|memory| memory.sound(path, request.hash)))
         .collect();
     let mut wanted: Vec<PathBuf> = request.store_paths.clone();
     for (home, remembered) in homes.iter().zip(&remembered) {
@@ -57,7 +58,8 @@ pub fn run(request: &Request, mut memory: Option<&mut Memory>, each: &mut dyn Fn
         }
     }
     let book = book(&wanted, each);
-    let views = compare_all(&wanted, &book, |path| request.hash || request.store_paths.contains(path));
+    let by_hash = |path: &PathBuf| request.hash || request.hashed.contains(path);
+    let views = compare_all(&wanted, &book, by_hash);
     let metas: Vec<Option<fs::Metadata>> =
         request.archives.iter().map(|path| fs::metadata(path).ok()).collect();
     in_order(
@@ -88,6 +90,13 @@ pub fn run(request: &Request, mut memory: Option<&mut Memory>, each: &mut dyn Fn
             each(Answer::Archive(path.clone(), Box::new(result)));
         },
     );
+    let unknown = request.store_paths.iter().filter(|path| !views.contains_key(*path));
+    for path in unknown.cloned().collect::<Vec<_>>() {
+        each(Answer::StorePathUnknown(
+            path,
+            "Nix does not know this path, so that it cannot be compared".to_owned(),
+        ));
+    }
     for (path, view) in views {
         let asked_for = request.store_paths.contains(&path);
         match view {

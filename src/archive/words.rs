@@ -74,7 +74,11 @@ pub fn text(report: &Report) -> String {
         let _ = writeln!(text, "  lost     {lost}");
     }
     for verdict in readers::verdicts(report) {
-        let mark = if verdict.fails { "fails" } else { "depends" };
+        let mark = match verdict.outcome {
+            readers::Outcome::Fails => "fails",
+            readers::Outcome::Depends => "depends",
+            readers::Outcome::Takes => "takes",
+        };
         let _ = writeln!(text, "  {mark:<8} {}: {}", verdict.reader, verdict.how);
     }
     if let Some(view) = &report.nix {
@@ -84,7 +88,7 @@ pub fn text(report: &Report) -> String {
             return text;
         }
     }
-    let _ = write!(text, "  mend     {}", mend_command(&report.path));
+    let _ = write!(text, "  mend     {}", mend_command(report));
     text
 }
 
@@ -100,6 +104,8 @@ pub fn fault_text(fault: &Fault, size: u64) -> String {
         || "a member".to_owned(),
         |member| match member.name.as_str() {
             "/" | "/SYM64/" => "the symbol table".to_owned(),
+            name if name.starts_with("__.SYMDEF") => "the symbol table".to_owned(),
+            "" => "a member without a name".to_owned(),
             "//" => "the table of long names".to_owned(),
             name => format!("member {name}"),
         },
@@ -157,16 +163,56 @@ pub fn fault_text(fault: &Fault, size: u64) -> String {
             grouped(*expected),
             grouped(*found)
         ),
-        What::OddField { field } => format!("{member} at position {at} has a {field} that is no number"),
+        What::LongNameMiddle { offset } => format!(
+            "{member} at position {at} has its name at {} of the table of long names, where none begins",
+            grouped(*offset)
+        ),
+        What::LongNameEndless { offset } => format!(
+            "{member} at position {at} has its name at {} of the table of long names, where it has no end",
+            grouped(*offset)
+        ),
+        What::BadName { found } => {
+            format!("the member at position {at} has a name that is none: \"{found}\"")
+        }
+        What::NameUnended { found } => {
+            format!("the member at position {at} has a name that does not end with a slash: \"{found}\"")
+        }
+        What::ObjectBlank => format!(
+            "{member} at position {at} begins with zeros: its blocks never reached the disk, or were lost on it"
+        ),
+        What::ObjectTable { format, at: inside } => format!(
+            "{member} at position {at} is an {format} object without section headers where its header names them (at {} of it): zeros, or something else",
+            grouped(*inside)
+        ),
+        What::OddField { field, found } => {
+            format!("{member} at position {at} has a {field} that is no number: \"{found}\"")
+        }
+        What::OddTableField { field, found } => {
+            format!(
+                "{member} at position {at} has a {field} that is no number (no reader minds): \"{found}\""
+            )
+        }
+        What::OddPadding { found } => format!(
+            "the padding byte behind {member}, at position {at}, is \"{found}\" and no newline (no reader minds)"
+        ),
     }
 }
 
 /// What is lost, in one sentence.
 #[must_use]
 pub fn lost_text(report: &Report) -> Option<String> {
-    let lost = report.lost.filter(|lost| lost.members > 0 || lost.size_at_least > report.size)?;
-    let mut text = if lost.members == 0 {
-        "no member".to_owned()
+    let lost = report
+        .lost
+        .filter(|lost| lost.members > 0 || lost.symbols > 0 || lost.size_at_least > report.size)?;
+    let break_point = report.break_point();
+    let mut text = if break_point.is_some_and(|fault| fault.what == What::PaddingMissing) {
+        "one byte and no member".to_owned()
+    } else if lost.members == 0 {
+        // Nothing is left that could tell how many there were.
+        match lost.symbols {
+            0 => "all members".to_owned(),
+            symbols => format!("all members, {}", count(symbols, "symbol", "symbols")),
+        }
     } else {
         format!(
             "at least {} of {}, {} of {} symbols",
@@ -182,16 +228,48 @@ pub fn lost_text(report: &Report) -> Option<String> {
     Some(text)
 }
 
-/// The command that mends the archive.
+/// The command that mends the archive. Where it needs a whole copy that nobody named, `A-WHOLE-COPY` stands for it.
 #[must_use]
-pub fn mend_command(path: &Path) -> String {
-    let text = path.display().to_string();
-    let quoted = shlex::try_quote(&text).map_or_else(|_| text.clone(), Into::into);
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+pub fn mend_command(report: &Report) -> String {
+    let path = quoted(&report.path);
+    let wrong = || report.faults.iter().map(|fault| &fault.what).filter(|what| !what.is_harmless());
+    let real = std::fs::canonicalize(&report.path).unwrap_or_else(|_| report.path.clone());
     if nix::store_path(&real).is_some() {
-        format!("sower archive patch {quoted}")
+        format!("sower archive patch {path}")
+    } else if wrong().all(|what| *what == What::PaddingMissing) {
+        format!("sower archive patch {path} --salvage")
+    } else if wrong().all(What::is_about_symbols) && !matches!(report.kind, Kind::Coff) {
+        // ranlib does not open an archive whose table it cannot read.
+        format!("sower archive patch {path} --salvage && ranlib {path}")
+    } else if wrong().all(|what| matches!(what, What::ThinMissing { .. } | What::ThinSize { .. })) {
+        format!(
+            "rebuild the files that it stands for, then make it anew; or sower archive patch {path} --from A-WHOLE-COPY"
+        )
     } else {
-        format!("sower archive patch {quoted} --from A-WHOLE-COPY")
+        format!("sower archive patch {path} --from A-WHOLE-COPY")
+    }
+}
+
+/// A path as a shell takes it for one argument that is no option.
+#[must_use]
+pub fn quoted(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = path.as_os_str().as_bytes();
+    let (before, bytes) = if bytes.starts_with(b"-") { ("./", bytes) } else { ("", bytes) };
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => {
+            let text = format!("{before}{text}");
+            shlex::try_quote(&text).map_or_else(|_| text.clone(), Into::into)
+        }
+        _ => {
+            let octal = |byte: &u8| match byte {
+                b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'/' | b'.' | b'_' | b'-' => {
+                    char::from(*byte).to_string()
+                }
+                other => format!("\\{other:03o}"),
+            };
+            format!("\"$(printf '{before}{}')\"", bytes.iter().map(octal).collect::<String>())
+        }
     }
 }
 
@@ -254,7 +332,10 @@ pub fn mended(done: &Done) -> String {
 #[must_use]
 pub fn mend_summary(done: &Done) -> String {
     let wrong = done.before.faults.iter().find(|fault| !fault.what.is_harmless());
-    let wrong = wrong.map(|fault| fault_text(fault, done.before.size)).unwrap_or_default();
+    let wrong = wrong.map_or_else(
+        || "its content is not what Nix's book says".to_owned(),
+        |fault| fault_text(fault, done.before.size),
+    );
     let row = |name: &str, report: &Report, state: &str, hash: &str| {
         format!(
             "| {name} | {} | {} | {} | {} | `{hash}` |\n",
@@ -277,6 +358,19 @@ pub fn mend_summary(done: &Done) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_path_is_one_argument() {
+        use std::os::unix::ffi::OsStrExt;
+        for (path, shell) in [
+            (&b"lib/x.a"[..], "lib/x.a"),
+            (b"-x.a", "./-x.a"),
+            (b"a b.a", "'a b.a'"),
+            (b"a\xff'.a", "\"$(printf 'a\\377\\047.a')\""),
+        ] {
+            assert_eq!(super::quoted(std::ffi::OsStr::from_bytes(path).as_ref()), shell);
+        }
+    }
+
     #[test]
     fn groups_digits() {
         assert_eq!(super::grouped(0), "0");

@@ -46,7 +46,7 @@ fn archives_of(store_path: &Path, memory: &mut Memory) -> Vec<PathBuf> {
     }
     let archives = if store_path.is_dir() {
         find::archives_below(store_path).archives
-    } else if store_path.extension().is_some_and(|extension| extension == "a") {
+    } else if find::is_archive(store_path) {
         vec![store_path.to_owned()]
     } else {
         Vec::new()

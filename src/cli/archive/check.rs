@@ -20,8 +20,8 @@ use crate::archive::{find, readers, words};
 
 /// Say whether archives are whole: every member header, no bodies.
 ///
-/// Archives of the Nix store are also compared with the size of their store path by Nix's book; a store path that is named
-/// itself, or any with --hash, with its hash.
+/// Archives of the Nix store are also compared with Nix's book: by the hash of their store path where they or it are named, by
+/// its size alone in a directory and in a --closure (unless with --hash).
 /// Exit code: 0 all are sound, 1 one is not, 2 one could not be asked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -31,7 +31,7 @@ Examples:
   sower archive check --json libfoo.a libbar.a
   sower archive check --repair --from /mnt/backup dist/")]
 pub(super) struct Args {
-    /// Archives, directories in which every *.a is checked, or store paths
+    /// Archives, directories in which every *.a, *.rlib and *.lib is checked, or store paths
     #[arg(required_unless_present = "closure", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// All archives that the build of this needs: a flake's output, a derivation or a store path. What was sound is remembered
@@ -40,9 +40,12 @@ pub(super) struct Args {
     /// Forget what was sound, and ask Nix anew
     #[arg(long, requires = "closure")]
     fresh: bool,
-    /// Read every body as well and compare with the hash that Nix knows
+    /// Read every body as well and compare with the hash that Nix knows, also in a --closure
     #[arg(long)]
     hash: bool,
+    /// Compare with the size that Nix knows alone; no body is read
+    #[arg(long, conflicts_with = "hash")]
+    no_hash: bool,
     /// Print one JSON object per archive
     #[arg(long)]
     json: bool,
@@ -95,8 +98,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     // What vanishes while a directory is walked was nobody's archive any more; what was named must be there.
     let mut named = Vec::new();
     for path in &args.paths {
+        // A directory may hold much that nobody asked about: its store path is hashed when that is asked for.
+        let home =
+            path.canonicalize().ok().filter(|real| !real.is_dir()).and_then(|real| nix::store_path(&real));
+        request.hashed.extend(home.filter(|_| !args.no_hash));
         if nix::store_path(path).as_ref() == Some(path) && path.symlink_metadata().is_ok() {
             request.store_paths.push(path.clone());
+            request.hashed.extend((!args.no_hash).then(|| path.clone()));
         } else if !path.is_dir() {
             named.push(path.clone());
             request.archives.push(path.clone());
@@ -114,7 +122,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             tally.not_asked += 1;
         }
         if found.archives.is_empty() && !request.store_paths.contains(path) {
-            eprintln!("sower: {}: no *.a below it", path.display());
+            eprintln!("sower: {}: no *.a, *.rlib or *.lib below it", path.display());
             tally.not_asked += 1;
         }
         request.archives.extend(found.archives);
@@ -132,6 +140,9 @@ pub(super) fn run(args: &Args) -> Outcome {
             }
         }
     }
+    // An archive that is named twice, or lies in a directory that is, is one.
+    let mut seen = std::collections::HashSet::new();
+    request.archives.retain(|path| seen.insert(path.clone()));
     let several = request.archives.len() > 1;
     let progress = progress(request.archives.len() as u64);
     let mut failure = None;
@@ -183,6 +194,10 @@ fn take(
             Err(CheckError::Io { source, .. })
                 if !named.contains(&path) && source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
+                if args.json {
+                    let path = path.to_string_lossy();
+                    say(&serde_json::json!({ "path": path, "error": error.to_string() }).to_string())?;
+                }
                 eprintln!("sower: {error}");
                 tally.not_asked += 1;
             }
@@ -263,7 +278,7 @@ fn json(report: &Report) -> Result<String, Failure> {
             serde_json::to_value(readers::verdicts(report)).map_err(Failure::not_well)?,
         );
         object.insert("ghc_position".to_owned(), readers::ghc_position(report).into());
-        object.insert("mend".to_owned(), words::mend_command(&report.path).into());
+        object.insert("mend".to_owned(), words::mend_command(report).into());
     }
     Ok(value.to_string())
 }

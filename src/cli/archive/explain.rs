@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, Outcome, say};
-use crate::archive::explain::{position, position_in};
+use crate::archive::explain::{member_at, position, position_in};
 use crate::archive::memory::Memory;
 use crate::archive::nix::closure;
 use crate::archive::{find, words};
@@ -19,7 +19,7 @@ Examples:
   sower archive explain --position 287686318 --closure .#docker
   sower archive explain --log build.log /nix/store/…-ghc-9.10.3")]
 pub(super) struct Args {
-    /// Archives, or directories in which every *.a is looked at
+    /// Archives, or directories in which every *.a, *.rlib and *.lib is looked at
     #[arg(value_name = "PATH", required_unless_present = "closure")]
     paths: Vec<PathBuf>,
     /// The position in the message
@@ -65,7 +65,12 @@ pub(super) fn run(args: &Args) -> Outcome {
             say(&serde_json::to_string(culprit).map_err(Failure::not_well)?)?;
             continue;
         }
-        let member = culprit.member.as_deref().unwrap_or("its header");
+        let member = match culprit.member.as_deref() {
+            Some("/" | "/SYM64/") => "the symbol table",
+            Some("//") => "the table of long names",
+            Some(name) => name,
+            None => "no member",
+        };
         let verdict = if culprit.exact {
             format!("position {} is {member} of {}", words::grouped(wanted), culprit.path.display())
         } else {
@@ -79,11 +84,20 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     match (culprits.is_empty(), unasked) {
         (false, _) => Ok(ExitCode::SUCCESS),
-        (true, 0) => Err(Failure::not_well(format!(
-            "none of {} archives is cut at position {}",
-            words::grouped(archives.len() as u64),
-            words::grouped(wanted)
-        ))),
+        (true, 0) => {
+            // Of archives that were named it is told what stands there: one may have been mended since.
+            for path in args.paths.iter().filter(|path| path.is_file()) {
+                if let Some(member) = member_at(path, wanted) {
+                    let at = words::grouped(wanted);
+                    eprintln!("sower: {}: not cut; position {at} lies in {member}", path.display());
+                }
+            }
+            Err(Failure::not_well(format!(
+                "none of {} archives is cut at position {}",
+                words::grouped(archives.len() as u64),
+                words::grouped(wanted)
+            )))
+        }
         (true, _) => Ok(ExitCode::from(2)),
     }
 }
