@@ -131,6 +131,15 @@ impl Access {
         (end < jiff::Timestamp::now()).then_some(end)
     }
 
+    /// How often the connection to the host was lost and made anew.
+    pub(super) fn rebuilt(&self) -> u32 {
+        match (&self.tunnel, &self.place) {
+            (Some((_, tunnel)), _) => tunnel.rebuilt(),
+            (None, Place::There(far)) => far.rebuilt(),
+            (None, Place::Here) => 0,
+        }
+    }
+
     /// What is or was wrong with the way itself, for a failure that it may have caused.
     pub(super) fn trouble(&self) -> Option<String> {
         let (connection, tunnel) = self.tunnel.as_ref()?;

@@ -104,6 +104,10 @@ fn rank(kind: Kind) -> u8 {
 /// What kept helm from changing anything, told from its last words.
 pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
     let last = helm.lines().rev().find(|line| line.starts_with("Error:")).unwrap_or(helm).trim();
+    let last = last.trim_start_matches("Error: ");
+    let last = ["UPGRADE FAILED: ", "INSTALLATION FAILED: "]
+        .iter()
+        .fold(last, |last, start| last.strip_prefix(*start).unwrap_or(last));
     let has = |text: &str| helm.contains(text);
     let cause = if has("another operation (install/upgrade/rollback) is in progress") {
         Cause::new(
@@ -194,7 +198,12 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             format!("the chart changes what cannot be changed: {last}"),
             "delete that object (its pods go with it) and deploy again, or take the change back",
         )
-    } else if has("resource mapping not found") || has("unable to build kubernetes objects") {
+    } else if has("resource mapping not found")
+        || has("unable to build kubernetes objects")
+        || has("failed to create resource: ")
+        || has("unable to convert unstructured object")
+        || has(" is invalid: ")
+    {
         Cause::new(
             Kind::Chart,
             format!("the cluster does not take what the chart creates: {last}"),
@@ -632,6 +641,11 @@ mod tests {
             ("Error: create: failed to create: namespaces \"web\" not found", Kind::Configuration),
             (
                 "Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: \"r\"",
+                Kind::Chart,
+            ),
+            (
+                "Error: UPGRADE FAILED: failed to create resource: failed to convert new object (web/bad; /v1, Kind=Secret) to \
+                 proper version: error decoding from json: illegal base64 data at input byte 7",
                 Kind::Chart,
             ),
             (
