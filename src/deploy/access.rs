@@ -75,13 +75,7 @@ impl Access {
                 (None, Some(content)) => Some(Kubeconfig::lent(FarFile::write(&far, content.expose())?)),
                 (None, None) => None,
             };
-            return Ok(Self {
-                kubeconfig,
-                context,
-                place: Place::There(far),
-                identity,
-                tunnel: None,
-            });
+            return Ok(Self { kubeconfig, context, place: Place::There(far), identity, tunnel: None });
         }
         let connection = Arc::new(Connection::open(&target, &options)?);
         let mut opened = match (&kubeconfig, content) {

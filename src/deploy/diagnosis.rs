@@ -434,9 +434,9 @@ fn of_workloads(evidence: &Evidence) -> Option<Cause> {
     };
     // `replicaset/app-1: FailedCreate: Error creating: …`
     let (maker, words) = refused.split_once(": ").unwrap_or(("", refused));
-    let words = ["FailedCreate: ", "Error creating: "].iter().fold(words, |words, start| {
-        words.strip_prefix(start).unwrap_or(words)
-    });
+    let words = ["FailedCreate: ", "Error creating: "]
+        .iter()
+        .fold(words, |words, start| words.strip_prefix(start).unwrap_or(words));
     let sentence = format!("the cluster refuses to make the pods of {maker}: {words}");
     Some(Cause::new(Kind::PodsRefused, sentence, remedy))
 }
@@ -567,7 +567,8 @@ mod tests {
 
     #[test]
     fn a_volume_that_cannot_be_mounted_is_the_cause_of_a_pod_that_does_not_start() {
-        let event = "FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found (4 times)";
+        let event =
+            "FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found (4 times)";
         let cause = diagnose(&evidence(container("ContainerCreating", ""), &[event]));
         assert_eq!(cause.kind, Kind::Configuration);
         assert!(cause.sentence.contains("secret \"gone\" not found"), "{}", cause.sentence);
@@ -578,13 +579,21 @@ mod tests {
         let cases = [
             ("pods \"a\" is forbidden: exceeded quota: small, requested: pods=1", "raise the quota"),
             ("pods \"a\" is forbidden: failed quota: small: must specify cpu for: app", "set resources"),
-            ("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", "securityContext"),
-            ("pods \"a\" is forbidden: error looking up service account web/x: serviceaccount \"x\" not found", "ServiceAccount"),
+            (
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot",
+                "securityContext",
+            ),
+            (
+                "pods \"a\" is forbidden: error looking up service account web/x: serviceaccount \"x\" not found",
+                "ServiceAccount",
+            ),
             ("admission webhook \"v.test\" denied the request: no", "or the rule"),
         ];
         for (message, remedy) in cases {
             let evidence = Evidence {
-                workloads: vec![format!("statefulset/app: FailedCreate: create Pod a failed error: {message}")],
+                workloads: vec![format!(
+                    "statefulset/app: FailedCreate: create Pod a failed error: {message}"
+                )],
                 ..Evidence::default()
             };
             let cause = diagnose(&evidence);

@@ -16,7 +16,8 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What was last answered; empty if that is too long ago.
 pub(super) fn remembered(request: &Request) -> Vec<String> {
     let Some(path) = path(request) else { return Vec::new() };
-    let age = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
+    let age =
+        fs::metadata(&path).and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
     match age {
         Some(age) if age < KEPT => {
             let text = fs::read_to_string(path).unwrap_or_default();

@@ -792,7 +792,9 @@ impl Deployment<'_> {
         let Some(end) = end else { return cause };
         Cause::new(
             Kind::Certificate,
-            format!("the certificate of the kubeconfig's user has expired on {end}: the cluster does not know it any more"),
+            format!(
+                "the certificate of the kubeconfig's user has expired on {end}: the cluster does not know it any more"
+            ),
             "renew it (k3s renews its own when it is restarted, then /etc/rancher/k3s/k3s.yaml is to be fetched again; \
              kubeadm: `kubeadm certs renew admin.conf`)",
         )
