@@ -144,17 +144,20 @@ class Bench:
             threading.Thread(target=follow, daemon=True).start()
             time.sleep(1)
             process = self.start(*values, options=[*options, "--rollback", "--timeout", "4m"])
-            known = None
+            known = explained = None
             for line in process.stdout:
+                if line.startswith("failed after "):
+                    explained = time.monotonic()
                 if known is None and ("does not heal by itself" in line or "hooks failed" in line or "failed: " in line and "helm:" in line):
                     known = time.monotonic()
             ended = time.monotonic()
             process.wait()
             watch.terminate()
-            if known and seen:
-                print(f"{what}: known {known - seen[0]:.1f} s after the API showed it; rolled back and reported after {ended - seen[0]:.1f} s", flush=True)
+            if known and explained and seen:
+                print(f"{what}: known {known - seen[0]:.1f} s after the API showed it, explained after {explained - seen[0]:.1f} s, "
+                      f"rolled back after {ended - seen[0]:.1f} s", flush=True)
             else:
-                print(f"{what}: known {known}, seen {seen}")
+                print(f"{what}: known {known}, explained {explained}, seen {seen}")
 
     def locks(self):
         """kill -9 of sower and its helm, then the next deployment."""

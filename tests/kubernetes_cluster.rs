@@ -628,13 +628,12 @@ fn in_the_middle(mut command: Command, what: impl FnOnce()) -> (std::process::Ou
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut said = Vec::new();
-    for line in lines.by_ref() {
-        let begun = line.contains("app-migrate") && line.contains("running");
+    let mut begun = false;
+    while let (false, Some(line)) = (begun, lines.next()) {
+        begun = line.contains("app-migrate") && line.contains("running");
         said.push(line);
-        if begun {
-            break;
-        }
     }
+    assert!(begun, "the hook was not seen at work: {said:#?}");
     what();
     said.extend(lines);
     (child.wait_with_output().unwrap(), said.join("\n"))
@@ -687,10 +686,11 @@ fn helm_on_the_far_side_goes_on_when_the_connection_is_lost() {
     assert_eq!(stage.history().len(), 2);
 
     // It fails there as it does here.
-    let more = ["--remote", "--rollback", "--set", "script=echo gone; exit 3"];
+    let more = ["--remote", "--rollback", "--timeout", "4m", "--set", "script=echo gone; exit 3"];
     let output = through(&stage, &sshd, &more).output().unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["cause"]["kind"], "crash", "{json:#}");
+    assert!(json["seconds"].as_f64().unwrap() < 200.0, "it was waited for the time-out: {json:#}");
     assert!(json["undone"].as_str().unwrap().starts_with("rolled back to revision 2"), "{json:#}");
 }
 

@@ -32,16 +32,17 @@ const EXAMPLES: &str = "\
 Examples:
   sower deploy helm app ./chart --namespace web --set image.tag=\"$(git rev-parse HEAD)\" --rollback
   sower deploy helm app ./chart -n web -f production.yaml --timeout 10m --context staging
-  sower deploy helm app ./chart -n web --ssh deploy@node.example.org --rollback --check-url http://127.0.0.1/ \\
-    --check-host app.example.org --check-tunnel
+  sower deploy helm app ./chart -n web --ssh deploy@node.example.org --rollback \\
+    --check-url http://127.0.0.1/ --check-host app.example.org --check-tunnel
   sower deploy helm app ./chart -n web --ssh node --remote
   sower deploy helm app ./chart -n web --render-only
 
-The helm (3.12 or newer, or 4) and the kubectl on PATH are used; with --remote those of the far side. A kubeconfig may
-also come as content in the environment variable SOWER_KUBECONFIG; without either, helm and kubectl look where they
-always do, and with --ssh the far side's own is fetched (k3s: /etc/rancher/k3s/k3s.yaml). An SSH key may come as content
-in SOWER_SSH_KEY, its passphrase in SOWER_SSH_PASSPHRASE. Everybody on this host can read what --set is given while helm
-runs: secrets belong into the cluster.
+The helm (3.12 or newer, or 4) and the kubectl on PATH are used; with --remote those of the far
+side. A kubeconfig may also come as content in the environment variable SOWER_KUBECONFIG;
+without either, helm and kubectl look where they always do, and with --ssh the far side's own is
+fetched (k3s: /etc/rancher/k3s/k3s.yaml). An SSH key may come as content in SOWER_SSH_KEY, its
+passphrase in SOWER_SSH_PASSPHRASE. Everybody on this host can read what --set is given while
+helm runs: secrets belong into the cluster.
 
 Exit code: 0 deployed, 1 the deployment failed or was cancelled, 2 the question was wrong.";
 

@@ -75,13 +75,7 @@ impl Access {
                 (None, Some(content)) => Some(Kubeconfig::lent(FarFile::write(&far, content.expose())?)),
                 (None, None) => None,
             };
-            return Ok(Self {
-                kubeconfig,
-                context,
-                place: Place::There(far),
-                identity,
-                tunnel: None,
-            });
+            return Ok(Self { kubeconfig, context, place: Place::There(far), identity, tunnel: None });
         }
         let connection = Arc::new(Connection::open(&target, &options)?);
         let mut opened = match (&kubeconfig, content) {
@@ -129,6 +123,15 @@ impl Access {
         let Place::Here = self.place else { return None };
         let end = opened(self.kubeconfig.as_ref(), self.context.as_deref())?.user_certificate_end()?;
         (end < jiff::Timestamp::now()).then_some(end)
+    }
+
+    /// How often the connection to the host was lost and made anew.
+    pub(super) fn rebuilt(&self) -> u32 {
+        match (&self.tunnel, &self.place) {
+            (Some((_, tunnel)), _) => tunnel.rebuilt(),
+            (None, Place::There(far)) => far.rebuilt(),
+            (None, Place::Here) => 0,
+        }
     }
 
     /// What is or was wrong with the way itself, for a failure that it may have caused.

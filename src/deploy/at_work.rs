@@ -57,7 +57,8 @@ fn works_on(arguments: &[&str], release: &str, namespace: &str) -> bool {
         ["--namespace" | "-n", name] => Some(*name),
         _ => None,
     });
-    let glued = rest.iter().filter_map(|word| word.strip_prefix("--namespace=").or_else(|| word.strip_prefix("-n=")));
+    let glued =
+        rest.iter().filter_map(|word| word.strip_prefix("--namespace=").or_else(|| word.strip_prefix("-n=")));
     // Without one it may be any: that of the kubeconfig's context.
     let elsewhere = namespaces.chain(glued).any(|name| name != namespace);
     is_helm && changes && rest.contains(&release) && !elsewhere

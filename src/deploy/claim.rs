@@ -139,10 +139,14 @@ pub(super) fn state_directory() -> Option<PathBuf> {
     Some(directory.join("deploy"))
 }
 
+/// A short name for all of these together, such as can be one of a file.
+pub(super) fn name_of(parts: &[&str]) -> String {
+    Sha256::digest(parts.join("\0")).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The release's own file in [`state_directory`].
 pub(super) fn state_file(request: &Request) -> Option<PathBuf> {
-    let name = [request.access.identity.as_str(), &request.namespace, &request.release].join("\0");
-    let name: String = Sha256::digest(name).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let name = name_of(&[&request.access.identity, &request.namespace, &request.release]);
     Some(state_directory()?.join(format!("{}-{name}", request.release)))
 }
 

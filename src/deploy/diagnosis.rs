@@ -104,6 +104,10 @@ fn rank(kind: Kind) -> u8 {
 /// What kept helm from changing anything, told from its last words.
 pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
     let last = helm.lines().rev().find(|line| line.starts_with("Error:")).unwrap_or(helm).trim();
+    let last = last.trim_start_matches("Error: ");
+    let last = ["UPGRADE FAILED: ", "INSTALLATION FAILED: "]
+        .iter()
+        .fold(last, |last, start| last.strip_prefix(*start).unwrap_or(last));
     let has = |text: &str| helm.contains(text);
     let cause = if has("another operation (install/upgrade/rollback) is in progress") {
         Cause::new(
@@ -194,7 +198,12 @@ pub(super) fn diagnose_helm(helm: &str) -> Option<Cause> {
             format!("the chart changes what cannot be changed: {last}"),
             "delete that object (its pods go with it) and deploy again, or take the change back",
         )
-    } else if has("resource mapping not found") || has("unable to build kubernetes objects") {
+    } else if has("resource mapping not found")
+        || has("unable to build kubernetes objects")
+        || has("failed to create resource: ")
+        || has("unable to convert unstructured object")
+        || has(" is invalid: ")
+    {
         Cause::new(
             Kind::Chart,
             format!("the cluster does not take what the chart creates: {last}"),
@@ -425,9 +434,9 @@ fn of_workloads(evidence: &Evidence) -> Option<Cause> {
     };
     // `replicaset/app-1: FailedCreate: Error creating: …`
     let (maker, words) = refused.split_once(": ").unwrap_or(("", refused));
-    let words = ["FailedCreate: ", "Error creating: "].iter().fold(words, |words, start| {
-        words.strip_prefix(start).unwrap_or(words)
-    });
+    let words = ["FailedCreate: ", "Error creating: "]
+        .iter()
+        .fold(words, |words, start| words.strip_prefix(start).unwrap_or(words));
     let sentence = format!("the cluster refuses to make the pods of {maker}: {words}");
     Some(Cause::new(Kind::PodsRefused, sentence, remedy))
 }
@@ -558,7 +567,8 @@ mod tests {
 
     #[test]
     fn a_volume_that_cannot_be_mounted_is_the_cause_of_a_pod_that_does_not_start() {
-        let event = "FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found (4 times)";
+        let event =
+            "FailedMount: MountVolume.SetUp failed for volume \"v\" : secret \"gone\" not found (4 times)";
         let cause = diagnose(&evidence(container("ContainerCreating", ""), &[event]));
         assert_eq!(cause.kind, Kind::Configuration);
         assert!(cause.sentence.contains("secret \"gone\" not found"), "{}", cause.sentence);
@@ -569,13 +579,21 @@ mod tests {
         let cases = [
             ("pods \"a\" is forbidden: exceeded quota: small, requested: pods=1", "raise the quota"),
             ("pods \"a\" is forbidden: failed quota: small: must specify cpu for: app", "set resources"),
-            ("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot", "securityContext"),
-            ("pods \"a\" is forbidden: error looking up service account web/x: serviceaccount \"x\" not found", "ServiceAccount"),
+            (
+                "pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": runAsNonRoot",
+                "securityContext",
+            ),
+            (
+                "pods \"a\" is forbidden: error looking up service account web/x: serviceaccount \"x\" not found",
+                "ServiceAccount",
+            ),
             ("admission webhook \"v.test\" denied the request: no", "or the rule"),
         ];
         for (message, remedy) in cases {
             let evidence = Evidence {
-                workloads: vec![format!("statefulset/app: FailedCreate: create Pod a failed error: {message}")],
+                workloads: vec![format!(
+                    "statefulset/app: FailedCreate: create Pod a failed error: {message}"
+                )],
                 ..Evidence::default()
             };
             let cause = diagnose(&evidence);
@@ -632,6 +650,11 @@ mod tests {
             ("Error: create: failed to create: namespaces \"web\" not found", Kind::Configuration),
             (
                 "Error: unable to build kubernetes objects from release manifest: resource mapping not found for name: \"r\"",
+                Kind::Chart,
+            ),
+            (
+                "Error: UPGRADE FAILED: failed to create resource: failed to convert new object (web/bad; /v1, Kind=Secret) to \
+                 proper version: error decoding from json: illegal base64 data at input byte 7",
                 Kind::Chart,
             ),
             (

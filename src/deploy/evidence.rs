@@ -327,7 +327,10 @@ mod tests {
             event("Error creating: pods \"a-1\" is forbidden: exceeded quota", None),
             event("Error creating: pods \"a-2\" is forbidden: exceeded quota", Some(1)),
             event("no", None),
-            event("(combined from similar events): Error creating: pods \"a-3\" is forbidden: exceeded quota", Some(4)),
+            event(
+                "(combined from similar events): Error creating: pods \"a-3\" is forbidden: exceeded quota",
+                Some(4),
+            ),
         ];
         assert_eq!(
             last_warnings(&events),

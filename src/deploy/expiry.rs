@@ -90,7 +90,11 @@ mod tests {
 
     #[test]
     fn rubbish_has_no_end() {
-        for pem in ["", "-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"] {
+        for pem in [
+            "",
+            "-----BEGIN CERTIFICATE-----",
+            "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----",
+        ] {
             assert_eq!(of_pem(pem), None);
         }
         for length in 0..64 {

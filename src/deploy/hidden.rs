@@ -21,7 +21,8 @@ impl Hidden {
     /// Takes values in, and hides the lines of those that have several, and the passwords of those that are URLs.
     pub(super) fn add(&mut self, values: impl IntoIterator<Item = String>) {
         for value in values {
-            let password = reqwest::Url::parse(value.trim()).ok().and_then(|url| url.password().map(str::to_owned));
+            let password =
+                reqwest::Url::parse(value.trim()).ok().and_then(|url| url.password().map(str::to_owned));
             let lines = value.lines().map(|line| line.trim().to_owned());
             let all = lines.chain(password).filter(|text| text.len() >= SHORTEST && !is_common(text));
             self.values.extend(all);
@@ -48,7 +49,10 @@ impl Hidden {
 
 /// What is in a Secret by habit and tells nothing.
 fn is_common(text: &str) -> bool {
-    matches!(text.to_ascii_lowercase().as_str(), "false" | "production" | "development" | "staging" | "localhost" | "postgres")
+    matches!(
+        text.to_ascii_lowercase().as_str(),
+        "false" | "production" | "development" | "staging" | "localhost" | "postgres"
+    )
 }
 
 impl fmt::Debug for Hidden {
@@ -64,8 +68,16 @@ mod tests {
     #[test]
     fn values_lines_and_passwords_are_hidden() {
         let mut hidden = Hidden::default();
-        hidden.add(["hunter2 and more\nsecond line\n", "postgres://app:s3cret@db/app", "5432", "production", "hunter2"]
-            .map(str::to_owned));
+        hidden.add(
+            [
+                "hunter2 and more\nsecond line\n",
+                "postgres://app:s3cret@db/app",
+                "5432",
+                "production",
+                "hunter2",
+            ]
+            .map(str::to_owned),
+        );
         for (text, shown) in [
             ("it was hunter2 and more!", "it was ***!"),
             ("it was hunter2", "it was ***"),

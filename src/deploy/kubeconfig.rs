@@ -84,8 +84,7 @@ impl Kubeconfig {
         let directory = std::env::temp_dir();
         let failed = |source| Error::File { path: directory.clone(), source };
         // tempfile creates with mode 0600 from the start.
-        let mut file =
-            tempfile::Builder::new().prefix(PREFIX).tempfile_in(&directory).map_err(failed)?;
+        let mut file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(&directory).map_err(failed)?;
         // Held as long as it is of use: see `sweep`.
         let _ = file.as_file().try_lock();
         file.write_all(content.as_bytes()).and_then(|()| file.flush()).map_err(failed)?;
@@ -107,13 +106,15 @@ impl Kubeconfig {
 /// Removes what deployments left that were killed: files of this name that nobody holds.
 fn sweep(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())) {
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()))
+    {
         // A directory of everybody's: what is there under this name may be a link, or somebody else's.
         let opened = OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(entry.path());
         let Ok(file) = opened else { continue };
-        let old = file.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|modified| {
-            modified.elapsed().is_ok_and(|age| age > YOUNG)
-        });
+        let old = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > YOUNG));
         if old && file.try_lock().is_ok() {
             let _ = std::fs::remove_file(entry.path());
         }

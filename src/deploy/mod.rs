@@ -13,7 +13,7 @@
 //! | `process`, `remote` | children with bounded output and a chance to end on their own; the same over SSH |
 //! | `claim` | one deployment of a release at a time on this host, and who left one unfinished |
 //! | `at_work` | whether a helm works on the release right now, here or on the far side |
-//! | `precheck`, `registry`, `pull` | what is looked at before anything is changed |
+//! | `precheck`, `registry`, `pull`, `machines` | what is looked at before anything is changed |
 //! | `manifest`, `render` | what a chart makes, needs, and changes |
 //! | `objects` | the few fields of Kubernetes objects that matter here |
 //! | `rollout` | the release's workloads and pods now, and what changed since the last look |
@@ -42,6 +42,7 @@ mod hidden;
 mod in_use;
 mod kubeconfig;
 mod kubectl;
+mod machines;
 mod manifest;
 mod objects;
 mod place;

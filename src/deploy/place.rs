@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ pub(super) struct Far {
     target: ssh::Target,
     options: ssh::Options,
     connection: Mutex<Arc<Connection>>,
+    rebuilt: AtomicU32,
     /// Words that stand before each command: where kubectl and helm look.
     environment: String,
     /// How the programs are called there.
@@ -77,18 +79,34 @@ impl Far {
         if kubectl.is_empty() {
             return Err(missing("kubectl or k3s"));
         }
-        let mut environment = format!("PATH={}", quoted(&value("path")));
+        // `env`, because not every login shell takes assignments before a command.
+        let mut environment = format!("env PATH={}", quoted(&value("path")));
         let kubeconfig = value("kubeconfig");
         if !kubeconfig.is_empty() {
             environment.push_str(&format!(" KUBECONFIG={}", quoted(&kubeconfig)));
         }
         let connection = Mutex::new(Arc::new(connection));
-        Ok(Self { target, options, connection, environment, helm, kubectl })
+        let rebuilt = AtomicU32::new(0);
+        Ok(Self { target, options, connection, rebuilt, environment, helm, kubectl })
     }
 
     /// Name and port, for messages.
     pub(super) fn host(&self) -> String {
         self.current().host().to_owned()
+    }
+
+    /// The connection for clearing up, made anew once if it was lost. A host that is gone is not waited for.
+    pub(super) fn last_connection(&self) -> Option<Arc<Connection>> {
+        let current = self.current();
+        if current.end().is_none() {
+            return Some(current);
+        }
+        Connection::open(&self.target, &self.options).ok().map(Arc::new)
+    }
+
+    /// How often the connection was lost and made anew.
+    pub(super) fn rebuilt(&self) -> u32 {
+        self.rebuilt.load(Ordering::Relaxed)
     }
 
     fn current(&self) -> Arc<Connection> {
@@ -101,7 +119,10 @@ impl Far {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         while connection.end().is_some() {
             match Connection::open(&self.target, &self.options) {
-                Ok(new) => *connection = Arc::new(new),
+                Ok(new) => {
+                    *connection = Arc::new(new);
+                    self.rebuilt.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
                 Err(_) => thread::sleep(PAUSE),
             }
@@ -152,7 +173,7 @@ impl FarFile {
 
 impl Drop for FarFile {
     fn drop(&mut self) {
-        if let Ok(connection) = self.far.connection() {
+        if let Some(connection) = self.far.last_connection() {
             let path = quoted(&self.path.to_string_lossy());
             // Nobody is left to hear of a failure.
             let _ = connection.output(&format!("rm -f {path}"), &[], 1024);

@@ -15,7 +15,7 @@ use super::manifest::{Need, RenderedObject};
 use super::objects::Object;
 use super::process::{self, Captured};
 use super::render::MANIFEST_LIMIT;
-use super::{Error, Request, manifest, pull, registry};
+use super::{Error, Request, machines, manifest, pull, registry};
 
 /// How long registries may take to answer, all together.
 const REGISTRY: Duration = Duration::from_secs(4);
@@ -103,12 +103,19 @@ fn images<'scope>(
     if registry::images(objects).next().is_none() {
         return registry::Looked::default();
     }
-    let nodes = scope.spawn(|| kubectl.machines());
+    let remembered = machines::remembered(request);
+    let asks = remembered.is_empty();
+    let nodes = asks.then(|| scope.spawn(|| machines::ask(kubectl, request)));
     let names: Vec<String> = registry::images(objects).map(str::to_owned).collect();
     let pull = scope.spawn(move || pull::look(names.iter().map(String::as_str), &request.access));
     let mut looked = registry::look(objects, &request.registry, REGISTRY);
-    let nodes = nodes.join().unwrap_or_default();
-    looked.problem = looked.problem.or_else(|| registry::other_machine(&looked.machines, &nodes));
+    let nodes = nodes.map_or(remembered, |nodes| nodes.join().unwrap_or_default());
+    let mut other = registry::other_machine(&looked.machines, &nodes);
+    // There may be others by now.
+    if other.is_some() && !asks {
+        other = registry::other_machine(&looked.machines, &machines::ask(kubectl, request));
+    }
+    looked.problem = looked.problem.or(other);
     looked.notes.extend(pull.join().unwrap_or_default());
     looked
 }

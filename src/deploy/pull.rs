@@ -44,9 +44,7 @@ pub(super) fn look<'a>(images: impl Iterator<Item = &'a str>, access: &Access) -
     let mut repositories: BTreeMap<String, (Repository, String)> = BTreeMap::new();
     for destination in images.filter_map(|image| Destination::parse(image).ok()) {
         let tag = destination.tag.unwrap_or_else(|| "latest".to_owned());
-        repositories
-            .entry(destination.repository.host.clone())
-            .or_insert((destination.repository, tag));
+        repositories.entry(destination.repository.host.clone()).or_insert((destination.repository, tag));
     }
     if repositories.is_empty() {
         return Vec::new();

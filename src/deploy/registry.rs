@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::diagnosis::{Cause, Kind};
 use super::manifest::RenderedObject;
-use crate::image::{Destination, Digest};
 use crate::image::registry::{Access, Credentials, Options, Registry};
+use crate::image::{Destination, Digest};
 
 /// The most images that are asked for.
 const MOST: usize = 8;

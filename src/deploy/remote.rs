@@ -69,11 +69,14 @@ impl Sent {
             "{} >/dev/null 2>err </dev/null & echo $! >pid; wait $!; echo $? >code.new; mv code.new code",
             self.far.line(command)
         );
+        // Only the helm goes into the background, with nothing of this channel in its hands: a list of commands there
+        // would be a shell that keeps the channel open until helm has ended.
         let launch = format!(
-            "cd {directory} && rm -f err pid code && : >err && setsid sh -c {} >/dev/null 2>&1 </dev/null &",
+            "cd {directory} && rm -f err pid code && : >err || exit 1\n\
+             setsid sh -c {} >/dev/null 2>&1 </dev/null &",
             quoted(&inner)
         );
-        let launched = self.far.connection()?.output(&launch, &[], 4096)?;
+        let launched = self.far.connection()?.output(&format!("sh -c {}", quoted(&launch)), &[], 4096)?;
         if !launched.exit.success() {
             let said = String::from_utf8_lossy(&launched.stderr).trim().to_owned();
             return Err(Error::Helm { what: "start", message: said });
@@ -108,7 +111,7 @@ impl Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Ok(connection) = self.far.connection() {
+        if let Some(connection) = self.far.last_connection() {
             // Nobody is left to hear of a failure; it is a directory in /tmp.
             let _ = connection.output(&format!("rm -rf {}", quoted(&self.directory)), &[], 1024);
         }

@@ -183,7 +183,10 @@ impl Failed {
     pub fn conclusion(&self, release: &str) -> String {
         let Cause { sentence, remedy, paste, .. } = &self.cause;
         let paste = paste.iter().flat_map(|paste| paste.lines()).map(|line| format!("\n  {line}"));
-        format!("release {release} was not deployed: {sentence}\nwhat to do: {remedy}{}", paste.collect::<String>())
+        format!(
+            "release {release} was not deployed: {sentence}\nwhat to do: {remedy}{}",
+            paste.collect::<String>()
+        )
     }
 
     /// What changed against the last good revision.

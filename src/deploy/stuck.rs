@@ -73,9 +73,9 @@ fn waiting(rollout: &Rollout) -> Vec<(String, &'static str, String)> {
 
 fn lacks_pods(workload: &Workload) -> bool {
     if workload.kind == "job" {
-        let over = ["Complete", "Failed", "Suspended"].iter().any(|kind| {
-            workload.object.condition(kind).is_some_and(|condition| condition.status == "True")
-        });
+        let over = ["Complete", "Failed", "Suspended"]
+            .iter()
+            .any(|kind| workload.object.condition(kind).is_some_and(|condition| condition.status == "True"));
         return workload.pods.is_empty() && !over;
     }
     (workload.pods.len() as u64) < workload.wanted

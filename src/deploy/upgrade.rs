@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -137,6 +138,8 @@ struct Deployment<'a> {
     hooks: Vec<String>,
     /// The values of the chart's Secrets.
     hidden: Hidden,
+    /// Those of the namespace besides: asked for when something went wrong.
+    all_hidden: OnceLock<Hidden>,
     began: Instant,
 }
 
@@ -167,7 +170,9 @@ pub fn deploy(
     let began = Instant::now();
     let request: &Request = request;
     let (hooks, hidden) = (Vec::new(), Hidden::default());
-    let mut deployment = Deployment { request, helm, kubectl, interrupted, sent, hooks, hidden, began };
+    let all_hidden = OnceLock::new();
+    let mut deployment =
+        Deployment { request, helm, kubectl, interrupted, sent, hooks, hidden, all_hidden, began };
     let mut claim = match Claim::take(request, request.timeout, interrupted, say) {
         Ok(claim) => claim,
         Err(Refused::Held(who)) => return Ok(deployment.refused(held(&who, request))),
@@ -264,7 +269,12 @@ impl Deployment<'_> {
         let mut words: VecDeque<String> = VecDeque::new();
         let (mut cancelled, mut hopeless) = (false, None);
         let mut told: Option<Instant> = None;
+        let mut rebuilt = self.request.access.rebuilt();
         let success = loop {
+            if self.request.access.rebuilt() != rebuilt {
+                rebuilt = self.request.access.rebuilt();
+                say("the SSH connection was lost, and is made anew");
+            }
             if self.interrupted.swap(false, Ordering::SeqCst) {
                 cancelled = true;
                 say("asked to end: helm is told and may finish what it must");
@@ -503,7 +513,7 @@ impl Deployment<'_> {
         let mut evidence = self.evidence(String::new());
         if evidence.pods.is_empty() {
             evidence.add_logs(&self.kubectl, &rollout);
-            evidence.hide(&self.all_hidden());
+            evidence.hide(self.all_hidden());
         }
         let cause = cause.unwrap_or_else(|| {
             let mut cause = self.diagnosed(&evidence);
@@ -593,16 +603,18 @@ impl Deployment<'_> {
         thread::scope(|scope| {
             let hidden = scope.spawn(|| self.all_hidden());
             let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, helm);
-            evidence.hide(&hidden.join().unwrap_or_else(|_| self.hidden.clone()));
+            evidence.hide(hidden.join().unwrap_or(&self.hidden));
             evidence
         })
     }
 
     /// The values of the chart's Secrets and of those of the namespace.
-    fn all_hidden(&self) -> Hidden {
-        let mut hidden = self.hidden.clone();
-        hidden.add(self.kubectl.secret_values());
-        hidden
+    fn all_hidden(&self) -> &Hidden {
+        self.all_hidden.get_or_init(|| {
+            let mut hidden = self.hidden.clone();
+            hidden.add(self.kubectl.secret_values());
+            hidden
+        })
     }
 
     fn diagnosed(&self, evidence: &Evidence) -> Cause {
@@ -685,7 +697,8 @@ impl Deployment<'_> {
             match (old.join(), new) {
                 (Ok(Ok(old)), Ok(new)) => {
                     let mut lines = manifest::differences(&old, &new);
-                    lines.iter_mut().for_each(|line| self.hidden.hide(line));
+                    let hidden = self.all_hidden();
+                    lines.iter_mut().for_each(|line| hidden.hide(line));
                     lines
                 }
                 _ => Vec::new(),
@@ -743,7 +756,13 @@ impl Deployment<'_> {
         let release = &self.request.release;
         match self.helm.history(self.request, self.request.history_max.max(10)) {
             Ok(history) => (release::describe(release, &history), release::locks(&history)),
-            Err(error) => (format!("the state of release {release} is not known: {error}"), true),
+            Err(_) => (
+                format!(
+                    "the state of release {release} is not known, because the cluster does not answer; if this left it \
+                     locked, the next deployment from here frees it"
+                ),
+                true,
+            ),
         }
     }
 
@@ -773,7 +792,9 @@ impl Deployment<'_> {
         let Some(end) = end else { return cause };
         Cause::new(
             Kind::Certificate,
-            format!("the certificate of the kubeconfig's user has expired on {end}: the cluster does not know it any more"),
+            format!(
+                "the certificate of the kubeconfig's user has expired on {end}: the cluster does not know it any more"
+            ),
             "renew it (k3s renews its own when it is restarted, then /etc/rancher/k3s/k3s.yaml is to be fetched again; \
              kubeadm: `kubeadm certs renew admin.conf`)",
         )

@@ -73,7 +73,13 @@ mod tests {
         six.extend(Ipv6Addr::LOCALHOST.octets());
         six.extend([0, 80]);
         assert_eq!(asked(&six).await, Some(("::1".to_owned(), 80)));
-        for rubbish in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", b"\x04\x01", b"\x05\x01\x02", b"\x05\x01\x00\x05\x02\x00\x01"] {
+        for rubbish in [
+            &b""[..],
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x04\x01",
+            b"\x05\x01\x02",
+            b"\x05\x01\x00\x05\x02\x00\x01",
+        ] {
             assert_eq!(asked(rubbish).await, None);
         }
     }

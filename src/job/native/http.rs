@@ -112,8 +112,14 @@ impl Http {
             let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
             host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
         });
-        let options =
-            http::Options { insecure, timeout: None, follow_redirects: true, no_proxy, ca: Vec::new(), socks: None };
+        let options = http::Options {
+            insecure,
+            timeout: None,
+            follow_redirects: true,
+            no_proxy,
+            ca: Vec::new(),
+            socks: None,
+        };
         let client = http::client(&options).map_err(|error| format!("no HTTP client: {error}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
