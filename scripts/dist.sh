@@ -11,7 +11,12 @@ nfpm=$target/parts/nfpm/bin/nfpm
 dist=$target/dist
 stage=$dist/$name
 rm -rf "$stage" && mkdir -p "$stage/debian"
-cp -r "$binary" runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$stage/"
+cp -r "$binary" runner-config docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
+# What the binary is made of (CycloneDX): every crate with its version, licence and hash.
+bom=$target/parts/cyclonedx/bin/cargo-cyclonedx
+"$bom" cyclonedx --manifest-path Cargo.toml --format json --no-build-deps --override-filename sower.cdx >/dev/null 2>&1
+mv sower.cdx.json "$stage/"
+find crates tests demo -name sower.cdx.json -delete
 cargo run --quiet --package sower-pages -- "$stage"
 gzip -9n "$stage"/man/*.1
 # Packages own /usr/bin; /usr/local is the administrator's.
@@ -27,5 +32,6 @@ STAGE=$stage VERSION=$version ARCH=$arch "$nfpm" package --config packaging/nfpm
 rm -r "$stage/debian"
 tar -C "$dist" --owner=0 --group=0 --sort=name -czf "$dist/$name.tar.gz" "$name"
 cd "$dist"
-sha256sum "$name.tar.gz" "sower_${version}_$arch.deb" >SHA256SUMS
+cp "$name/sower.cdx.json" "sower-$version.cdx.json"
+sha256sum "$name.tar.gz" "sower_${version}_$arch.deb" "sower-$version.cdx.json" >SHA256SUMS
 ls -l "$name.tar.gz" "sower_${version}_$arch.deb" SHA256SUMS

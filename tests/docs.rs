@@ -36,16 +36,20 @@ struct Block {
 fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
-    let mut before = String::new();
+    let (mut before, mut indent) = (String::new(), 0);
     for (index, line) in page.lines().enumerate() {
         let fence = line.trim_start().strip_prefix("```");
         match (&mut open, fence) {
             (None, Some(language)) => {
+                indent = line.len() - line.trim_start().len();
                 let language = language.trim().to_owned();
                 open = Some(Block { language, before: before.clone(), text: String::new(), line: index + 1 });
             }
             (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(block), None) => block.text.push_str(&format!("{}\n", line.strip_prefix("   ").unwrap_or(line))),
+            (Some(block), None) => {
+                let blank = line.len() - line.trim_start().len();
+                block.text.push_str(&format!("{}\n", &line[blank.min(indent)..]));
+            }
             (None, None) => {}
         }
         before = line.to_owned();

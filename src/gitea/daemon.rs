@@ -29,7 +29,7 @@ use super::task::{Surroundings, job_spec};
 use crate::config::{Config, EnvFileError, Label};
 use crate::job::spec::RunnerInfo;
 use crate::notify::Notifier;
-use crate::observe::{self, About, Endpoint, Observer, Place};
+use crate::observe::{self, About, Access, Endpoint, Observer, Place};
 use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
 
 /// How long the last reports may take when the daemon leaves.
@@ -435,7 +435,7 @@ impl Daemon {
     /// Answers those who ask how the daemon stands. It works without.
     fn listen(&self) {
         let socket = observe::socket(self.options.state.path());
-        if let Err(error) = observe::serve(&Endpoint::Socket(socket.clone()), self.observer.clone()) {
+        if let Err(error) = observe::serve(&Endpoint::Socket(socket.clone()), Access::Private, self.observer.clone()) {
             warn!("{}: {error}; `sower status` finds no daemon", socket.display());
         }
         let metrics = &self.options.config.metrics;
@@ -444,7 +444,7 @@ impl Daemon {
         }
         // It was checked when the configuration was read.
         let Some(endpoint) = Endpoint::parse(&metrics.addr) else { return };
-        match observe::serve(&endpoint, self.observer.clone()) {
+        match observe::serve(&endpoint, Access::Public, self.observer.clone()) {
             Ok(Some(address)) => info!("metrics at http://{address}/metrics"),
             Ok(None) => info!("metrics at {}", metrics.addr),
             Err(error) => warn!("no metrics: {}: {error}", metrics.addr),

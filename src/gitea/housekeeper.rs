@@ -65,6 +65,10 @@ impl Housekeeper {
     /// Keeps house beside the other work, if no job is there.
     pub(super) fn turn(&mut self, config: &Config, idle: bool) {
         let full = *self.heard.borrow_and_update();
+        // The gate has opened again, which is no reason.
+        if !full && Instant::now() < self.next {
+            return;
+        }
         let soon = if full { AGAIN } else { self.interval };
         if !idle || *self.busy.borrow() {
             self.next = Instant::now() + AGAIN;

@@ -110,6 +110,19 @@ impl Alarm {
     }
 }
 
+/// A row without the colours of a terminal.
+fn plain(row: &str) -> String {
+    let mut text = String::with_capacity(row.len());
+    let mut rest = row;
+    while let Some((before, behind)) = rest.split_once("\x1b[") {
+        text.push_str(before);
+        rest = behind.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
+    }
+    text.push_str(rest);
+    text
+}
+
 /// What there is to tell.
 #[derive(Debug, Default)]
 struct Failure {
@@ -122,17 +135,25 @@ impl Failure {
     fn of(dir: &JobDir) -> Option<Self> {
         let mut reader = Reader::open(&dir.journal()).ok()?;
         let mut names: Vec<StepInfo> = Vec::new();
-        let (mut failure, mut found) = (Self::default(), false);
+        let (mut failure, mut found, mut announced) = (Self::default(), false, false);
         while let Ok(Some(event)) = reader.next_event() {
             match event {
                 Event::JobStarted { steps, .. } => names = steps,
-                Event::StepStarted { .. } if !found => failure.rows.clear(),
+                Event::StepStarted { .. } if !found => {
+                    failure.rows.clear();
+                    announced = true;
+                }
+                // The script of the step, as it was announced.
+                Event::Row { text, .. } if !found && text == "::endgroup::" && announced => {
+                    announced = false;
+                    failure.rows.clear();
+                }
                 Event::Row { text, .. } if !found => {
                     if failure.rows.len() == ROWS {
                         failure.rows.remove(0);
                     }
                     let end = (0..=text.len().min(ROW)).rev().find(|end| text.is_char_boundary(*end));
-                    failure.rows.push(text[..end.unwrap_or(0)].to_owned());
+                    failure.rows.push(plain(&text[..end.unwrap_or(0)]));
                 }
                 Event::StepEnded { step, conclusion: Conclusion::Failure, .. } if !found => {
                     found = true;

@@ -28,6 +28,9 @@ impl Room {
         observer: Observer,
         full: watch::Sender<bool>,
     ) -> Self {
+        // Another configuration may have left it closed.
+        observer.gate(None);
+        full.send_if_modified(|full| std::mem::take(full));
         Self { places, min_free, said: false, observer, full }
     }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use metrics::Place;
-pub use server::{Endpoint, serve};
+pub use server::{Access, Endpoint, serve};
 pub use status::{AskError, Disk, Job, Status, ask, socket};
 
 use crate::cache::Counts;
