@@ -15,8 +15,10 @@ fn root() -> &'static Path {
 
 /// Every page: the book, and the Markdown files beside it.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut paths: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "workflows/README.md"].iter().map(|name| root().join(name)).collect();
+    let mut paths: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "workflows/README.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     for folder in ["docs", "docs/actions"] {
         let entries = fs::read_dir(root().join(folder)).unwrap().flatten().map(|entry| entry.path());
         paths.extend(entries.filter(|path| path.extension().is_some_and(|end| end == "md")));
@@ -170,7 +172,10 @@ fn the_summary_has_every_page() {
     for (path, _) in pages() {
         let Ok(name) = path.strip_prefix(root().join("docs")) else { continue };
         let name = name.display().to_string();
-        assert!(name == "SUMMARY.md" || summary.contains(&format!("({name})")), "{name} is not in docs/SUMMARY.md");
+        assert!(
+            name == "SUMMARY.md" || summary.contains(&format!("({name})")),
+            "{name} is not in docs/SUMMARY.md"
+        );
     }
 }
 

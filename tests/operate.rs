@@ -103,7 +103,10 @@ fn metrics_and_health_are_served_on_loopback_and_on_a_socket() {
     let checked = promtool.wait_with_output().unwrap();
     assert!(checked.status.success(), "{}\n{older}", said(&checked));
 
-    assert!(get(connect(), "/status", "*/*").0.contains("404"), "names of repositories are not for everybody");
+    assert!(
+        get(connect(), "/status", "*/*").0.contains("404"),
+        "names of repositories are not for everybody"
+    );
 
     // The same on the socket, which is for the daemon's user only.
     let socket = runner.folder().join("state/daemon.sock");
@@ -169,13 +172,15 @@ fn hooks_see_the_job_and_their_rows_are_in_its_log() {
     let (started, completed) = (runner.folder().join("started"), runner.folder().join("completed"));
     script(&started, "echo \"$SOWER_HOOK $GITHUB_JOB [$FROM_WORKFLOW]\"");
     script(&completed, "echo \"$SOWER_HOOK $SOWER_JOB_STATUS\"");
-    let hooks = format!("hooks: {{job_started: {}, job_completed: {}}}\n", started.display(), completed.display());
+    let hooks =
+        format!("hooks: {{job_started: {}, job_completed: {}}}\n", started.display(), completed.display());
     configure(&runner, &hooks);
     runner.start(&[]).unwrap();
     let yaml = "on: push\nenv: {FROM_WORKFLOW: x}\njobs:\n  one:\n    runs-on: host\n    steps:\n      - run: exit 4\n";
     let run = forge.wait_done(forge.enqueue(payload(yaml)), PATIENCE).unwrap();
     let rows = forge.text(run.jobs[0].id);
-    let at = |row: &str| rows.iter().position(|one| one == row).unwrap_or_else(|| panic!("{row} in {rows:#?}"));
+    let at =
+        |row: &str| rows.iter().position(|one| one == row).unwrap_or_else(|| panic!("{row} in {rows:#?}"));
     assert!(at("job_started one []") < at("##[error]Process completed with exit code 4."));
     assert!(at("job_completed failure") > at("##[error]Process completed with exit code 4."));
 }
@@ -219,7 +224,9 @@ fn who_wants_to_know_is_told_of_failures_and_of_nothing_else() {
         request.extend_from_slice(&piece[..count]);
         let text = String::from_utf8_lossy(&request).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Some(length) = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+            && let Some(length) = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
             && body.len() >= length
         {
             assert!(head.to_lowercase().contains("x-sower-signature: sha256="), "{head}");
@@ -247,7 +254,10 @@ fn the_log_is_json_where_asked_for_and_rooms_have_levels() {
         said.lines().find(|line| line.contains("connected to")).map(str::to_owned)
     });
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((line["level"].as_str(), line["target"].as_str()), (Some("INFO"), Some("sower::gitea::poller")));
+    assert_eq!(
+        (line["level"].as_str(), line["target"].as_str()),
+        (Some("INFO"), Some("sower::gitea::poller"))
+    );
 }
 
 #[test]
@@ -331,15 +341,20 @@ fn the_disk_gate_holds_on_a_small_disk_and_opens_again() {
     wait("a ready daemon", || status()?["ready"].as_bool().filter(|ready| *ready));
     // An old log is what housekeeping can free; the rest of it is not sower's.
     fs::write(seen.join("ballast"), vec![1; 12 << 20]).unwrap();
-    wait("the gate to close", || runner.said().contains("fetching no tasks until there is room").then_some(()));
+    wait("the gate to close", || {
+        runner.said().contains("fetching no tasks until there is room").then_some(())
+    });
     let task = forge.enqueue(job("      - run: echo at last\n"));
     let told = wait("a status that says so", || {
         let status = status()?;
         (status["ready"] == false).then(|| status["not_ready"].as_str().unwrap_or_default().to_owned())
     });
     assert!(told.contains("housekeeping.min_free asks for 8 MiB"), "{told}");
-    let (_, metrics) =
-        get(UnixStream::connect(seen.join("daemon.sock")).unwrap(), "/metrics", "application/openmetrics-text");
+    let (_, metrics) = get(
+        UnixStream::connect(seen.join("daemon.sock")).unwrap(),
+        "/metrics",
+        "application/openmetrics-text",
+    );
     assert!(value(&metrics, "sower_disk_gate_closed") > 0.0, "{metrics}");
     wait("housekeeping", || status()?["housekeeping"].as_i64());
     assert!(forge.run(task).unwrap().jobs.iter().all(|job| !job.status.is_done()), "no task is taken");
@@ -369,10 +384,15 @@ in derivation { name = "app-${word}"; system = builtins.currentSystem; builder =
     }
 
     fn environment(&self) -> Vec<String> {
-        [("NIX_STORE_DIR", "store"), ("NIX_STATE_DIR", "var"), ("NIX_LOG_DIR", "log"), ("NIX_CONF_DIR", "etc")]
-            .iter()
-            .map(|(name, place)| format!("{name}={}", self.folder.path().join(place).display()))
-            .collect()
+        [
+            ("NIX_STORE_DIR", "store"),
+            ("NIX_STATE_DIR", "var"),
+            ("NIX_LOG_DIR", "log"),
+            ("NIX_CONF_DIR", "etc"),
+        ]
+        .iter()
+        .map(|(name, place)| format!("{name}={}", self.folder.path().join(place).display()))
+        .collect()
     }
 
     /// `runner.envs` for the steps.
@@ -384,7 +404,9 @@ in derivation { name = "app-${word}"; system = builtins.currentSystem; builder =
 
     fn has(&self, name: &str) -> bool {
         let entries = fs::read_dir(self.folder.path().join("store")).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name()).any(|found| found.to_string_lossy().ends_with(&format!("-{name}")))
+        entries
+            .map(|entry| entry.file_name())
+            .any(|found| found.to_string_lossy().ends_with(&format!("-{name}")))
     }
 
     /// `sower gc` with this store.
@@ -472,6 +494,9 @@ fn gc_removes_old_logs_and_says_so_first() {
         forge.wait_done(forge.enqueue(job("      - run: echo x\n")), PATIENCE).unwrap();
     }
     wait("the history", || history.join("2/journal").exists().then_some(()));
+    // It keeps house itself after each job.
+    runner.signal("TERM").unwrap();
+    runner.wait(PATIENCE).unwrap();
     fs::create_dir_all(history.join("1")).unwrap();
     fs::write(history.join("1/journal"), vec![0; 100_000]).unwrap();
     fs::File::open(history.join("1/journal"))
@@ -502,7 +527,8 @@ fn act_runners_files_are_taken_over() {
     let (new, registration) = (folder.join("new/config.yaml"), folder.join("new/.runner"));
     let paths = [&old, &runner.state_file(), &new, &registration].map(|path| path.display().to_string());
     let [old, state, new_config, new_runner] = &paths;
-    let common = ["migrate", "--config", old, "--runner", state, "--to-config", new_config, "--to-runner", new_runner];
+    let common =
+        ["migrate", "--config", old, "--runner", state, "--to-config", new_config, "--to-runner", new_runner];
     let output = runner.run(&common).unwrap();
     let text = said(&output);
     assert!(output.status.success(), "{text}");
@@ -532,9 +558,15 @@ fn the_alert_rules_and_the_dashboard_know_the_metrics() {
     let source = fs::read_to_string(folder.join("../../docs/operate.md")).unwrap();
     for file in ["sower.rules.yml", "grafana-dashboard.json"] {
         let text = fs::read_to_string(folder.join(file)).unwrap();
-        for name in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("sower_")) {
+        for name in text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("sower_"))
+        {
             let base = name.trim_end_matches("_bucket");
-            assert!(base == "sower_build_info" || source.contains(base), "{file}: {name} is in no table of docs/operate.md");
+            assert!(
+                base == "sower_build_info" || source.contains(base),
+                "{file}: {name} is in no table of docs/operate.md"
+            );
         }
     }
     let dashboard = fs::read(folder.join("grafana-dashboard.json")).unwrap();

@@ -60,11 +60,7 @@ pub(super) fn ask_command(mut command: Command) -> Result<Said, String> {
     let stdout = read(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let stderr = read(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let success = wait(&mut child)?;
-    Ok(Said {
-        success,
-        stdout: stdout.join().unwrap_or_default(),
-        stderr: stderr.join().unwrap_or_default(),
-    })
+    Ok(Said { success, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() })
 }
 
 fn wait(child: &mut Child) -> Result<bool, String> {

@@ -88,7 +88,12 @@ fn look(tool: &Tool, config: &Config) -> Check {
         Ok(said) if said.success || !said.first_line().is_empty() => {
             Check::well(ROOM, tool.name, format!("{}, {}", short(&said.first_line()), path.display()))
         }
-        Ok(_) => Check::odd(ROOM, tool.name, format!("{} says nothing of its version", path.display()), tool.install),
+        Ok(_) => Check::odd(
+            ROOM,
+            tool.name,
+            format!("{} says nothing of its version", path.display()),
+            tool.install,
+        ),
         Err(why) => Check::bad(ROOM, tool.name, format!("{} {why}", path.display()), tool.install),
     }
 }

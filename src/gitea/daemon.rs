@@ -16,10 +16,10 @@ use tokio::time::Interval;
 use tracing::{error, info, warn};
 
 use super::caches::Caches;
-use super::housekeeper::Housekeeper;
-use super::notify::Alarm;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
+use super::housekeeper::Housekeeper;
+use super::notify::Alarm;
 use super::pause::Pause;
 use super::poller::{Poller, Unregistered};
 use super::registration::Registration;
@@ -424,18 +424,15 @@ impl Daemon {
         let config = &self.options.config;
         let mut places = vec![config.state_dir().to_owned()];
         places.extend(config.host.workdir_parent.clone());
-        Room::new(
-            places,
-            config.housekeeping.min_free,
-            self.observer.clone(),
-            self.housekeeper.wanted(),
-        )
+        Room::new(places, config.housekeeping.min_free, self.observer.clone(), self.housekeeper.wanted())
     }
 
     /// Answers those who ask how the daemon stands. It works without.
     fn listen(&self) {
         let socket = observe::socket(self.options.state.path());
-        if let Err(error) = observe::serve(&Endpoint::Socket(socket.clone()), Access::Private, self.observer.clone()) {
+        if let Err(error) =
+            observe::serve(&Endpoint::Socket(socket.clone()), Access::Private, self.observer.clone())
+        {
             warn!("{}: {error}; `sower status` finds no daemon", socket.display());
         }
         let metrics = &self.options.config.metrics;

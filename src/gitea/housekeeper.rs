@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::limits::size::Size;
 use crate::housekeeping::{self, Collected, Options};
+use crate::limits::size::Size;
 use crate::observe::Observer;
 
 /// The first turn comes this long after the daemon has begun, when what it found is looked after.

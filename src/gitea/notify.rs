@@ -40,7 +40,8 @@ impl Alarm {
     /// Reads where and how. The address is not repeated in errors: it may be a secret.
     pub(super) fn of(config: &Notify) -> Result<Self, String> {
         let read = |path: &Path| {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             Ok::<_, String>(text.trim().to_owned())
         };
         let url = match (&config.url_file, &config.url) {
@@ -90,7 +91,8 @@ impl Alarm {
         tokio::spawn(async move {
             let mut wait = Duration::from_secs(1);
             for again in (0..TRIES).rev() {
-                let mut request = client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
+                let mut request =
+                    client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
                 if let Some(signature) = &signature {
                     request = request.header("x-sower-signature", signature);
                 }

@@ -13,11 +13,11 @@ use super::client::Address;
 use crate::cache::Grant;
 use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
+use crate::housekeeping;
 use crate::job::spec::{
     ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, OperatorSpec, Patience, Places,
     Results, RunnerInfo,
 };
-use crate::housekeeping;
 use crate::limits::admission::Request;
 use crate::supervisor::{Meta, history};
 use crate::yaml;

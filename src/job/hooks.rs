@@ -81,12 +81,14 @@ impl Executor<'_> {
     /// Keeps what a successful job has built for the next one, before its workspace goes.
     pub(super) fn keep_results(&mut self) -> io::Result<()> {
         let Some(results) = &self.spec.operator.results else { return Ok(()) };
-        let repository = self.spec.github.get("repository").and_then(|name| name.as_str()).unwrap_or_default();
+        let repository =
+            self.spec.github.get("repository").and_then(|name| name.as_str()).unwrap_or_default();
         match housekeeping::keep(&self.spec.places.workspace, repository, results) {
             Ok(kept) if kept.is_empty() => Ok(()),
             Ok(kept) => {
                 let count = kept.len();
-                let what = if count == 1 { kept[0].display().to_string() } else { format!("{count} results") };
+                let what =
+                    if count == 1 { kept[0].display().to_string() } else { format!("{count} results") };
                 self.log.text(&format!(
                     "The Nix store keeps {what} and what it was built from, as for the last {} successful jobs.",
                     results.keep

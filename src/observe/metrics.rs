@@ -158,7 +158,9 @@ impl Metrics {
             freed: Counter::default(),
         };
         // Rates need a zero to begin with.
-        for conclusion in [Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled, Conclusion::Skipped] {
+        for conclusion in
+            [Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled, Conclusion::Skipped]
+        {
             let _ = metrics.jobs.get_or_create(&Ended { conclusion: conclusion.as_str() });
         }
         for outcome in [Outcome::ok, Outcome::error] {
@@ -171,8 +173,18 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "The program", Info::new(Version { version: crate::VERSION }));
         r.register("jobs_ended", "Jobs that ended and are reported", metrics.jobs.clone());
-        r.register_with_unit("job_duration", "From a job's begin to its end", Unit::Seconds, metrics.job_seconds.clone());
-        r.register_with_unit("step_duration", "From a step's begin to its end", Unit::Seconds, metrics.step_seconds.clone());
+        r.register_with_unit(
+            "job_duration",
+            "From a job's begin to its end",
+            Unit::Seconds,
+            metrics.job_seconds.clone(),
+        );
+        r.register_with_unit(
+            "step_duration",
+            "From a step's begin to its end",
+            Unit::Seconds,
+            metrics.step_seconds.clone(),
+        );
         r.register_with_unit(
             "job_queue",
             "From receiving a task to its first step, waiting for memory among it",
@@ -188,10 +200,30 @@ impl Metrics {
             metrics.lag.clone(),
         );
         r.register("rpc_calls", "Calls to Gitea", metrics.calls.clone());
-        r.register_with_unit("rpc_duration", "How long calls to Gitea took", Unit::Seconds, metrics.call_seconds.clone());
-        r.register_with_unit("job_memory_peak", "The most memory that a job had", Unit::Bytes, metrics.peak.clone());
-        r.register_with_unit("last_job_memory_peak", "The most memory that the last job had", Unit::Bytes, metrics.last_peak.clone());
-        r.register_with_unit("last_job_memory_cap", "The limit of the last job, 0 for none", Unit::Bytes, metrics.last_cap.clone());
+        r.register_with_unit(
+            "rpc_duration",
+            "How long calls to Gitea took",
+            Unit::Seconds,
+            metrics.call_seconds.clone(),
+        );
+        r.register_with_unit(
+            "job_memory_peak",
+            "The most memory that a job had",
+            Unit::Bytes,
+            metrics.peak.clone(),
+        );
+        r.register_with_unit(
+            "last_job_memory_peak",
+            "The most memory that the last job had",
+            Unit::Bytes,
+            metrics.last_peak.clone(),
+        );
+        r.register_with_unit(
+            "last_job_memory_cap",
+            "The limit of the last job, 0 for none",
+            Unit::Bytes,
+            metrics.last_cap.clone(),
+        );
         r.register("image_pushes", "Images that jobs pushed", metrics.pushes.clone());
         r.register_with_unit(
             "image_push",
@@ -201,7 +233,12 @@ impl Metrics {
         );
         r.register("deploys", "Releases that jobs deployed", metrics.deploys.clone());
         r.register("housekeeping_turns", "Turns of housekeeping", metrics.turns.clone());
-        r.register_with_unit("housekeeping_freed", "Bytes that housekeeping freed", Unit::Bytes, metrics.freed.clone());
+        r.register_with_unit(
+            "housekeeping_freed",
+            "Bytes that housekeeping freed",
+            Unit::Bytes,
+            metrics.freed.clone(),
+        );
         Self { registry, ..metrics }
     }
 
@@ -227,7 +264,8 @@ impl Metrics {
         let Some(conclusion) = seen.conclusion else { return };
         let ended = Ended { conclusion: conclusion.as_str() };
         self.jobs.get_or_create(&ended).inc();
-        let between = |from: Option<Timestamp>, to: Option<Timestamp>| Some(to?.millis_since(from?) as f64 / 1000.0);
+        let between =
+            |from: Option<Timestamp>, to: Option<Timestamp>| Some(to?.millis_since(from?) as f64 / 1000.0);
         if let Some(took) = between(seen.started, seen.ended) {
             self.job_seconds.get_or_create(&ended).observe(took);
         }
@@ -288,7 +326,12 @@ impl Metrics {
         let plain = |value: f64| [(String::new(), value)];
         gauge("sower_jobs", "", "Jobs that are looked after", &plain(status.jobs.len() as f64));
         gauge("sower_capacity", "", "Jobs that may run at a time", &plain(f64::from(status.capacity)));
-        gauge("sower_ready", "", "1 when a task would be taken now", &plain(f64::from(u8::from(status.ready))));
+        gauge(
+            "sower_ready",
+            "",
+            "1 when a task would be taken now",
+            &plain(f64::from(u8::from(status.ready))),
+        );
         if let Some(contact) = status.contact {
             let help = "When Gitea answered last";
             gauge("sower_last_contact_timestamp_seconds", "seconds", help, &plain(seconds(contact)));
@@ -309,12 +352,7 @@ impl Metrics {
             && status.disks.iter().any(|disk| disk.place != "store" && disk.free < status.min_free);
         let help = "1 while no task is fetched for want of room";
         gauge("sower_disk_gate_closed", "", help, &plain(f64::from(u8::from(closed))));
-        gauge(
-            "process_start_time_seconds",
-            "seconds",
-            "When the daemon began",
-            &plain(self.started),
-        );
+        gauge("process_start_time_seconds", "seconds", "When the daemon began", &plain(self.started));
         if let Some((memory, open)) = own() {
             gauge("process_resident_memory_bytes", "bytes", "Memory of the daemon", &plain(memory as f64));
             gauge("process_open_fds", "", "Files that the daemon has open", &plain(open as f64));

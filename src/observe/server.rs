@@ -132,25 +132,23 @@ fn converse(
 fn answer(observer: &Observer, access: Access, request: &Request<Incoming>) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
     let (status, kind, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") if wants_openmetrics(request) => (
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            observer.metrics(),
-        ),
-        (&Method::GET | &Method::HEAD, "/metrics") => (
-            StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            older(&observer.metrics()),
-        ),
+        (&Method::GET | &Method::HEAD, "/metrics") if wants_openmetrics(request) => {
+            (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", observer.metrics())
+        }
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", older(&observer.metrics()))
+        }
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "ok\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match observer.not_ready() {
             None => (StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        (&Method::GET | &Method::HEAD, "/status") if access == Access::Private => match serde_json::to_string(&observer.status()) {
-            Ok(text) => (StatusCode::OK, "application/json", text),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
-        },
+        (&Method::GET | &Method::HEAD, "/status") if access == Access::Private => {
+            match serde_json::to_string(&observer.status()) {
+                Ok(text) => (StatusCode::OK, "application/json", text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            }
+        }
         (&Method::GET | &Method::HEAD, _) => {
             (StatusCode::NOT_FOUND, TEXT, "there is /metrics, /healthz and /readyz\n".to_owned())
         }
@@ -171,10 +169,8 @@ fn wants_openmetrics(request: &Request<Incoming>) -> bool {
 
 /// The older form: counters are called by their whole name, and there are neither units nor an end.
 fn older(text: &str) -> String {
-    let counters: HashSet<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
-        .collect();
+    let counters: HashSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
     let mut older = String::with_capacity(text.len());
     for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
         let mut words = line.splitn(4, ' ');
