@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "scenarios/start.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
 mod scenarios_start;
 
 use std::fs;
