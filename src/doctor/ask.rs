@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How long a program may take to say its version.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How the error begins of a program that took longer.
+pub(super) const SLOW: &str = "no answer within";
 /// The most that is read of what it says, in bytes.
 const LIMIT: u64 = 256 << 10;
 
@@ -72,7 +74,7 @@ fn wait(child: &mut Child) -> Result<bool, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+                return Err(format!("{SLOW} {} s", PATIENCE.as_secs()));
             }
             Err(error) => return Err(error.to_string()),
         }

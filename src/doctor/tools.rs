@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::ask::ask;
+use super::ask::{self, ask};
 use super::report::Check;
 use crate::config::{Config, Native};
 
@@ -94,6 +94,10 @@ fn look(tool: &Tool, config: &Config) -> Check {
             format!("{} says nothing of its version", path.display()),
             tool.install,
         ),
+        Err(why) if why.starts_with(ask::SLOW) => {
+            let seen = format!("{}: {why}", path.display());
+            Check::odd(ROOM, tool.name, seen, "look at the load of this host, and ask again")
+        }
         Err(why) => Check::bad(ROOM, tool.name, format!("{} {why}", path.display()), tool.install),
     }
 }
