@@ -171,6 +171,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             }),
         },
         operator: OperatorSpec {
+            task: Some(task.id),
             hooks: config.hooks.clone(),
             tally: Some(directory.join("tally")),
             results: (config.housekeeping.results > 0).then(|| Results {

@@ -45,8 +45,8 @@ impl Executor<'_> {
         all.extend(self.runner_env.iter().map(|(name, value)| (name.clone(), value.clone())));
         all.insert("SOWER_HOOK".to_owned(), name.to_owned());
         all.insert("SOWER_JOB_STATUS".to_owned(), status.to_owned());
-        if let Some(results) = &self.spec.operator.results {
-            all.insert("SOWER_TASK".to_owned(), results.task.to_string());
+        if let Some(task) = self.spec.operator.task {
+            all.insert("SOWER_TASK".to_owned(), task.to_string());
         }
         let environment: Vec<(String, String)> = all.into_iter().collect();
         let limit = self.spec.operator.hooks.timeout;

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -78,12 +78,12 @@ struct Call {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallEnd {
     method: &'static str,
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Done {
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,18 +91,9 @@ struct Bytes {
     kind: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    #[allow(non_camel_case_types, reason = "the names stand in the exposition as they are here")]
-    ok,
-    #[allow(non_camel_case_types, reason = "the names stand in the exposition as they are here")]
-    error,
-}
-
-impl Outcome {
-    fn of(ok: bool) -> Self {
-        if ok { Self::ok } else { Self::error }
-    }
+/// The word for how something ended.
+const fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -161,14 +152,14 @@ impl Metrics {
         for conclusion in
             [Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled, Conclusion::Skipped]
         {
-            let _ = metrics.jobs.get_or_create(&Ended { conclusion: conclusion.as_str() });
+            drop(metrics.jobs.get_or_create(&Ended { conclusion: conclusion.as_str() }));
         }
-        for outcome in [Outcome::ok, Outcome::error] {
-            let _ = metrics.pushes.get_or_create(&Done { outcome });
-            let _ = metrics.deploys.get_or_create(&Done { outcome });
+        for outcome in [outcome(true), outcome(false)] {
+            drop(metrics.pushes.get_or_create(&Done { outcome }));
+            drop(metrics.deploys.get_or_create(&Done { outcome }));
         }
         for kind in ["sent", "skipped"] {
-            let _ = metrics.push_bytes.get_or_create(&Bytes { kind });
+            drop(metrics.push_bytes.get_or_create(&Bytes { kind }));
         }
         let r = &mut registry;
         r.register("build", "The program", Info::new(Version { version: crate::VERSION }));
@@ -243,7 +234,7 @@ impl Metrics {
     }
 
     pub(super) fn called(&self, method: &'static str, took: Duration, ok: bool) {
-        self.calls.get_or_create(&CallEnd { method, outcome: Outcome::of(ok) }).inc();
+        self.calls.get_or_create(&CallEnd { method, outcome: outcome(ok) }).inc();
         self.call_seconds.get_or_create(&Call { method }).observe(took.as_secs_f64());
     }
 
@@ -288,12 +279,12 @@ impl Metrics {
     pub(super) fn tally(&self, entry: &tally::Entry) {
         match entry {
             tally::Entry::Push { ok, sent, skipped } => {
-                self.pushes.get_or_create(&Done { outcome: Outcome::of(*ok) }).inc();
+                self.pushes.get_or_create(&Done { outcome: outcome(*ok) }).inc();
                 self.push_bytes.get_or_create(&Bytes { kind: "sent" }).inc_by(*sent);
                 self.push_bytes.get_or_create(&Bytes { kind: "skipped" }).inc_by(*skipped);
             }
             tally::Entry::Deploy { ok } => {
-                self.deploys.get_or_create(&Done { outcome: Outcome::of(*ok) }).inc();
+                self.deploys.get_or_create(&Done { outcome: outcome(*ok) }).inc();
             }
         }
     }
