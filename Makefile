@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak powercut memcap bench-image fuzz
+.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak powercut memcap bench-image book fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ dist: build ## a tarball and a Debian package: static binary, manual pages, comp
 test-packages: ## what `make dist` has made, installed, upgraded and removed in chroots (Debian, busybox); needs root
 	@scripts/parts.sh packages
 	@$(AS_ROOT) tests/packages.sh $(TARGET)
+
+book: ## the documentation as HTML in target/book; needs mdbook (cargo install mdbook)
+	@command -v mdbook >/dev/null || { echo 'make book: mdbook is not there: cargo install mdbook' >&2; exit 2; }
+	@mdbook build docs
 
 fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
 	@for target in workflow expression commands environment; do \

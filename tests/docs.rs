@@ -15,8 +15,10 @@ fn root() -> &'static Path {
 
 /// Every page: the book, and the Markdown files beside it.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut paths: Vec<PathBuf> =
-        ["README.md", "CONTRIBUTING.md", "workflows/README.md"].iter().map(|name| root().join(name)).collect();
+    let mut paths: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "workflows/README.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     for folder in ["docs", "docs/actions"] {
         let entries = fs::read_dir(root().join(folder)).unwrap().flatten().map(|entry| entry.path());
         paths.extend(entries.filter(|path| path.extension().is_some_and(|end| end == "md")));
@@ -36,16 +38,20 @@ struct Block {
 fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
-    let mut before = String::new();
+    let (mut before, mut indent) = (String::new(), 0);
     for (index, line) in page.lines().enumerate() {
         let fence = line.trim_start().strip_prefix("```");
         match (&mut open, fence) {
             (None, Some(language)) => {
+                indent = line.len() - line.trim_start().len();
                 let language = language.trim().to_owned();
                 open = Some(Block { language, before: before.clone(), text: String::new(), line: index + 1 });
             }
             (Some(_), Some(_)) => blocks.extend(open.take()),
-            (Some(block), None) => block.text.push_str(&format!("{}\n", line.strip_prefix("   ").unwrap_or(line))),
+            (Some(block), None) => {
+                let blank = line.len() - line.trim_start().len();
+                block.text.push_str(&format!("{}\n", &line[blank.min(indent)..]));
+            }
             (None, None) => {}
         }
         before = line.to_owned();
@@ -166,7 +172,10 @@ fn the_summary_has_every_page() {
     for (path, _) in pages() {
         let Ok(name) = path.strip_prefix(root().join("docs")) else { continue };
         let name = name.display().to_string();
-        assert!(name == "SUMMARY.md" || summary.contains(&format!("({name})")), "{name} is not in docs/SUMMARY.md");
+        assert!(
+            name == "SUMMARY.md" || summary.contains(&format!("({name})")),
+            "{name} is not in docs/SUMMARY.md"
+        );
     }
 }
 

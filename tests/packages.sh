@@ -21,6 +21,13 @@ inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=
 (cd "$target/dist" && sha256sum --quiet --check SHA256SUMS) || fail 'SHA256SUMS'
 ok 'SHA256SUMS'
 
+boms=("$target"/dist/sower-*.cdx.json)
+[[ ${#boms[@]} == 1 ]] || fail 'no SBOM'
+for name in CycloneDX '"rustls"' '"tokio"' '"licenses"'; do
+    grep -q "$name" "${boms[0]}" || fail "the SBOM has no $name"
+done
+ok 'SBOM'
+
 if [[ ! -e $base/made ]]; then
     rm -rf "$base"
     debootstrap --variant=minbase bookworm "$base" >"$target/chroot.log" 2>&1 || fail "debootstrap: see $target/chroot.log"
@@ -33,7 +40,8 @@ inside dpkg --install /sower.deb >/dev/null || fail 'install'
 inside sower --version >/dev/null || fail 'the installed program does not start'
 inside sower config check >/dev/null || fail 'the installed configuration'
 for file in usr/share/man/man1/sower-daemon.1.gz usr/share/bash-completion/completions/sower \
-    usr/lib/systemd/system/sower.service; do
+    usr/lib/systemd/system/sower.service usr/share/doc/sower/monitoring/sower.rules.yml \
+    usr/share/doc/sower/docs/start.md usr/share/doc/sower/sower.cdx.json; do
     [[ -s $new/$file ]] || fail "/$file is not there"
 done
 [[ $(stat -c %a "$new/var/lib/sower") == 700 ]] || fail '/var/lib/sower is not private'
@@ -70,6 +78,10 @@ inside sh -ec '
     install -m 755 runner-config/sower.initd /etc/init.d/sower
     cp runner-config/config.yaml /etc/sower/
     sh -n /etc/init.d/sower
-    sower config check' >/dev/null || fail 'the tarball in a chroot with busybox'
+    sower config check
+    # What the health check of the service asks: nobody runs here.
+    ! sower status --quiet
+    # It looks at what there is, and says what is not.
+    sower doctor | grep -q "not on PATH"' >/dev/null || fail 'the tarball in a chroot with busybox'
 ok 'the tarball with busybox only'
 echo "$passed passed, 0 failed"

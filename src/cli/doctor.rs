@@ -23,7 +23,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DEST")]
     registry: Option<String>,
     /// The registry speaks plain HTTP
-    #[arg(long, requires = "registry", env = "SOWER_REGISTRY_PLAIN_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "SOWER_REGISTRY_PLAIN_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
     plain_http: bool,
     /// Look at a deployment target, too: a namespace, or namespace/release. The kubeconfig is found as for `sower deploy helm`
     #[arg(long, value_name = "NAMESPACE[/RELEASE]")]

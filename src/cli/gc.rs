@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::{Failure, Outcome};
 use crate::config::{Config, parse_bytes};
-use crate::limits::size::Size;
 use crate::housekeeping::{self, Collected, Item, Options, Turn};
+use crate::limits::size::Size;
 
 /// Remove what nobody needs any more: leftovers of jobs, old logs, cache over its quota, garbage of the Nix store.
 ///

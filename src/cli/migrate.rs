@@ -110,16 +110,19 @@ pub(super) fn run(args: &Args) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     if !args.force {
-        let targets = [(new_config.is_some(), &args.to_config), (new_registration.is_some(), &args.to_runner)];
+        let targets =
+            [(new_config.is_some(), &args.to_config), (new_registration.is_some(), &args.to_runner)];
         for (_, path) in targets.iter().filter(|(wanted, path)| *wanted && path.exists()) {
-            return Err(Failure::wrong_question(format!("{}: is there already; --force replaces it", path.display())));
+            return Err(Failure::wrong_question(format!(
+                "{}: is there already; --force replaces it",
+                path.display()
+            )));
         }
     }
     if let Some(config) = &new_config {
         Config::parse(&args.to_config, config.as_bytes()).map_err(Failure::not_well)?;
-        write(&args.to_config, config).map_err(|error| {
-            Failure::not_well(format!("{}: {error}", args.to_config.display()))
-        })?;
+        write(&args.to_config, config)
+            .map_err(|error| Failure::not_well(format!("{}: {error}", args.to_config.display())))?;
         println!("written   {}", args.to_config.display());
     }
     if let Some(registration) = &new_registration {
@@ -137,7 +140,8 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut file =
+        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

@@ -72,7 +72,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     let client = match &args.instance {
         Some(address) => client(address.parse().map_err(Failure::wrong_question)?)?,
         None if ask => {
-            eprintln!("Which Gitea is this runner for? The address as a browser has it, such as https://git.example.org");
+            eprintln!(
+                "Which Gitea is this runner for? The address as a browser has it, such as https://git.example.org"
+            );
             again(|| {
                 let client = client(prompt("Address", None)?.parse().map_err(Failure::wrong_question)?)?;
                 runtime.block_on(gitea::look(&client)).map_err(Failure::not_well)?;
@@ -125,9 +127,10 @@ pub(super) fn run(args: &Args) -> Outcome {
         if token.is_empty() {
             return Err(Failure::wrong_question("the registration token is empty"));
         }
-        let new =
-            NewRunner { token, name: name.clone(), labels: labels.clone(), ephemeral: args.ephemeral };
-        runtime.block_on(gitea::register(&client, &new)).map_err(|error: RegisterError| Failure::not_well(error))
+        let new = NewRunner { token, name: name.clone(), labels: labels.clone(), ephemeral: args.ephemeral };
+        runtime
+            .block_on(gitea::register(&client, &new))
+            .map_err(|error: RegisterError| Failure::not_well(error))
     };
     let registration = match args.token.clone().or_else(token_of_environment) {
         Some(token) => register(token)?,
@@ -178,7 +181,9 @@ fn checked_name(name: &str) -> Result<String, Failure> {
         return Err(Failure::wrong_question("the runner's name is empty; give --name"));
     }
     if name.chars().count() > 255 {
-        return Err(Failure::wrong_question("the runner's name is longer than 255 characters; give a shorter --name"));
+        return Err(Failure::wrong_question(
+            "the runner's name is longer than 255 characters; give a shorter --name",
+        ));
     }
     Ok(name.to_owned())
 }

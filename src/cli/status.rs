@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use super::{Failure, Outcome};
 use crate::config::Config;
-use crate::limits::size::Size;
 use crate::events::Timestamp;
 use crate::limits::report;
+use crate::limits::size::Size;
 use crate::observe::{self, Status};
 
 /// Say how the daemon of this host stands: Gitea, jobs, disks.
@@ -67,7 +67,10 @@ fn text(status: &Status) -> String {
         None => "ready".to_owned(),
         Some(why) => format!("not ready: {why}"),
     };
-    line("daemon", &format!("{state}; sower {}, process {}, up {}", status.version, status.pid, ago(status.started)));
+    line(
+        "daemon",
+        &format!("{state}; sower {}, process {}, up {}", status.version, status.pid, ago(status.started)),
+    );
     let contact = match status.contact {
         Some(_) => format!("answered {} ago", ago(status.contact)),
         None => "has not answered yet".to_owned(),

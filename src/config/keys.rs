@@ -21,7 +21,17 @@ const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", Log
 
 /// The rooms of the program whose messages can be told apart.
 pub const ROOMS: [&str; 12] = [
-    "archive", "cache", "cli", "config", "deploy", "gitea", "housekeeping", "http", "image", "job", "observe",
+    "archive",
+    "cache",
+    "cli",
+    "config",
+    "deploy",
+    "gitea",
+    "housekeeping",
+    "http",
+    "image",
+    "job",
+    "observe",
     "supervisor",
 ];
 
@@ -71,7 +81,9 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         for (room, word) in rooms {
             match level(&word) {
                 Some(level) => _ = config.log.rooms.insert(room, level),
-                None => s.wrong("rooms", &room, &format!("a level such as debug is expected, this is {word:?}")),
+                None => {
+                    s.wrong("rooms", &room, &format!("a level such as debug is expected, this is {word:?}"))
+                }
             }
         }
     });
@@ -137,7 +149,10 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
             Some(_) => Err("an absolute path is expected behind unix:".to_owned()),
             None => match addr.parse::<std::net::SocketAddr>() {
                 Ok(addr) if addr.ip().is_loopback() => Ok(()),
-                Ok(_) => Err("only this host may read them: an address such as 127.0.0.1:9101 is expected".to_owned()),
+                Ok(_) => {
+                    Err("only this host may read them: an address such as 127.0.0.1:9101 is expected"
+                        .to_owned())
+                }
                 Err(_) => Err(format!("127.0.0.1:PORT or unix:/PATH is expected, this is {addr:?}")),
             },
         });

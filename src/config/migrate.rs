@@ -84,7 +84,8 @@ fn fate(name: &str, value: &Node, standard: Option<&Node>, known: bool, lines: &
     if !known {
         return Fate::Left("sower has no such key".to_owned());
     }
-    let (value, left) = if name == "runner.labels" { labels(value) } else { (write_value(value), Vec::new()) };
+    let (value, left) =
+        if name == "runner.labels" { labels(value) } else { (write_value(value), Vec::new()) };
     let key = name.rsplit('.').next().unwrap_or_default();
     // Judged as the daemon will judge it.
     let line = format!("  {key}: {value}\n");
@@ -138,15 +139,20 @@ fn quoted(text: &str) -> String {
 fn write_value(node: &Node) -> String {
     match &node.kind {
         Kind::Mapping(entries) => {
-            let entries: Vec<String> =
-                entries.iter().map(|(key, value)| format!("{}: {}", quoted(&key.text), write_value(value))).collect();
+            let entries: Vec<String> = entries
+                .iter()
+                .map(|(key, value)| format!("{}: {}", quoted(&key.text), write_value(value)))
+                .collect();
             format!("{{{}}}", entries.join(", "))
         }
-        Kind::Sequence(items) => format!("[{}]", items.iter().map(write_value).collect::<Vec<_>>().join(", ")),
+        Kind::Sequence(items) => {
+            format!("[{}]", items.iter().map(write_value).collect::<Vec<_>>().join(", "))
+        }
         Kind::Null => "null".to_owned(),
         Kind::String(text) => {
             let plain = |c: char| c.is_ascii_alphanumeric() || "./_-".contains(c);
-            let word = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') && text.chars().all(plain);
+            let word =
+                text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') && text.chars().all(plain);
             if word { text.clone() } else { quoted(text) }
         }
         _ => node.scalar_text().unwrap_or_default(),
@@ -170,7 +176,9 @@ mod tests {
         let fate = |key: &str| migrated.keys.iter().find(|moved| moved.key == key).unwrap().fate.clone();
         assert_eq!(fate("runner.capacity"), Fate::Taken);
         assert_eq!(fate("runner.timeout"), Fate::Default);
-        assert!(matches!(fate("runner.labels"), Fate::NoEffect(why) if why.contains("ubuntu-latest:docker://node:20")));
+        assert!(
+            matches!(fate("runner.labels"), Fate::NoEffect(why) if why.contains("ubuntu-latest:docker://node:20"))
+        );
         assert_eq!(fate("runner.magic"), Fate::Left("sower has no such key".to_owned()));
         assert!(matches!(fate("runner.fetch_interval"), Fate::Left(why) if why.contains("at least 100ms")));
         assert!(matches!(fate("cache.dir"), Fate::NoEffect(_)));

@@ -21,8 +21,8 @@ use std::time::Duration;
 pub use bytes::{format_bytes, parse_bytes};
 pub use duration::{format_duration, parse_duration};
 pub use env_file::EnvFileError;
-pub use label::{Label, LabelError, Schema};
 pub use keys::ROOMS;
+pub use label::{Label, LabelError, Schema};
 pub use migrate::{Fate, Migrated, Moved, migrate, split_labels};
 pub use settings::{Setting, settings};
 

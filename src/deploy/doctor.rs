@@ -62,7 +62,11 @@ pub fn examine(namespace: &str, release: Option<&str>, through: Option<ssh::Targ
     let access = match Access::open(ways) {
         Ok(access) => access,
         Err(error) => {
-            looks.push(Look::bad("way", error.to_string(), "a kubeconfig in KUBECONFIG or SOWER_KUBECONFIG, or --ssh HOST"));
+            looks.push(Look::bad(
+                "way",
+                error.to_string(),
+                "a kubeconfig in KUBECONFIG or SOWER_KUBECONFIG, or --ssh HOST",
+            ));
             return looks;
         }
     };
@@ -87,7 +91,9 @@ pub fn examine(namespace: &str, release: Option<&str>, through: Option<ssh::Targ
     }
     match ask(&access, &kubectl, &["get", "namespace", namespace, "--output=name"]) {
         Ok(_) => looks.push(Look::well("namespace", namespace)),
-        Err(why) => looks.push(Look::odd("namespace", why, "create-namespace: true, or kubectl create namespace …")),
+        Err(why) => {
+            looks.push(Look::odd("namespace", why, "create-namespace: true, or kubectl create namespace …"))
+        }
     }
     looks.push(rights(&access, &kubectl, namespace));
     if let Some(release) = release {
@@ -127,7 +133,8 @@ fn rights(access: &Access, kubectl: &Path, namespace: &str) -> Look {
             .iter()
             .map(|[verb, what]| {
                 let question = ["auth", "can-i", verb, what, "--namespace", namespace];
-                scope.spawn(move || ask(access, kubectl, &question).is_err().then(|| format!("{verb} {what}")))
+                scope
+                    .spawn(move || ask(access, kubectl, &question).is_err().then(|| format!("{verb} {what}")))
             })
             .collect();
         asked.into_iter().filter_map(|answer| answer.join().ok().flatten()).collect()

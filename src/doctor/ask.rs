@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How long a program may take to say its version.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How the error begins of a program that took longer.
+pub(super) const SLOW: &str = "no answer within";
 /// The most that is read of what it says, in bytes.
 const LIMIT: u64 = 256 << 10;
 
@@ -60,11 +62,7 @@ pub(super) fn ask_command(mut command: Command) -> Result<Said, String> {
     let stdout = read(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let stderr = read(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
     let success = wait(&mut child)?;
-    Ok(Said {
-        success,
-        stdout: stdout.join().unwrap_or_default(),
-        stderr: stderr.join().unwrap_or_default(),
-    })
+    Ok(Said { success, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() })
 }
 
 fn wait(child: &mut Child) -> Result<bool, String> {
@@ -76,7 +74,7 @@ fn wait(child: &mut Child) -> Result<bool, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+                return Err(format!("{SLOW} {} s", PATIENCE.as_secs()));
             }
             Err(error) => return Err(error.to_string()),
         }

@@ -31,7 +31,11 @@ pub(super) fn examine(config: &Config) -> Vec<Check> {
         looks.into_iter().filter_map(|look| look.join().ok()).collect()
     });
     if more > AT_MOST {
-        checks.push(Check::note(ROOM, "store", format!("{more} compilers in the store, the newest were asked")));
+        checks.push(Check::note(
+            ROOM,
+            "store",
+            format!("{more} compilers in the store, the newest were asked"),
+        ));
     }
     checks.push(ceiling(config));
     checks

@@ -96,7 +96,12 @@ async fn instance(config: &Config, registration: &Registration, checks: &mut Vec
             ));
         }
         Err(None) => {
-            checks.push(Check::bad(ROOM, "instance", format!("{address}: no answer within 5 s"), "look at its load and its log"));
+            checks.push(Check::bad(
+                ROOM,
+                "instance",
+                format!("{address}: no answer within 5 s"),
+                "look at its load and its log",
+            ));
             return;
         }
     }
@@ -140,9 +145,12 @@ fn version_check(page: Option<&(String, Option<String>)>) -> Check {
     };
     let mut numbers = version.split(['.', '-', '+']).filter_map(|part| part.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
-        (Some(1), Some(minor)) if minor < 21 => {
-            Check::odd(ROOM, "version", format!("Gitea {version}"), "Actions have matured since: 1.21 or newer")
-        }
+        (Some(1), Some(minor)) if minor < 21 => Check::odd(
+            ROOM,
+            "version",
+            format!("Gitea {version}"),
+            "Actions have matured since: 1.21 or newer",
+        ),
         _ => Check::well(ROOM, "version", format!("Gitea {version}")),
     }
 }
@@ -152,7 +160,12 @@ fn clock(date: &str) -> Option<Check> {
     let skew = jiff::Timestamp::now().as_second() - there.as_second();
     let seen = format!("{} s apart from Gitea's", skew.abs());
     Some(if skew.abs() > SKEW {
-        Check::bad(ROOM, "clock", seen, "keep both set: apk add chrony && rc-update add chronyd && rc-service chronyd start")
+        Check::bad(
+            ROOM,
+            "clock",
+            seen,
+            "keep both set: apk add chrony && rc-update add chronyd && rc-service chronyd start",
+        )
     } else {
         Check::well(ROOM, "clock", seen)
     })
@@ -165,7 +178,9 @@ fn registered(registration: &Registration, known: Result<(), Option<Error>>) -> 
         Err(Some(error)) if error.meaning() == Meaning::Unregistered => {
             Check::bad(ROOM, "registration", format!("{name} is not known there"), "sower register")
         }
-        Err(Some(error)) => Check::odd(ROOM, "registration", format!("{name}: {error}"), "ask again in a moment"),
+        Err(Some(error)) => {
+            Check::odd(ROOM, "registration", format!("{name}: {error}"), "ask again in a moment")
+        }
         Err(None) => Check::odd(ROOM, "registration", format!("{name}: no answer"), "ask again in a moment"),
     }
 }
@@ -194,8 +209,12 @@ fn root_check(address: &Address, root: Option<String>) -> Check {
     Check::odd(
         ROOM,
         "ROOT_URL",
-        format!("{root}, and this runner uses {address}: links, and the realm of the registry's tokens, lead there"),
-        format!("in Gitea's app.ini: [server] ROOT_URL = {address}/\nif {root} is right: sower register --instance {root}"),
+        format!(
+            "{root}, and this runner uses {address}: links, and the realm of the registry's tokens, lead there"
+        ),
+        format!(
+            "in Gitea's app.ini: [server] ROOT_URL = {address}/\nif {root} is right: sower register --instance {root}"
+        ),
     )
 }
 
@@ -206,7 +225,12 @@ fn labels(config: &Config, registration: &Registration) -> Check {
         config.runner.labels.iter().map(ToString::to_string).collect()
     };
     if labels.is_empty() {
-        return Check::bad(ROOM, "labels", "none, so no job is for this runner", "in the configuration: runner: {labels: [haskelseed:host]}");
+        return Check::bad(
+            ROOM,
+            "labels",
+            "none, so no job is for this runner",
+            "in the configuration: runner: {labels: [haskelseed:host]}",
+        );
     }
     Check::well(ROOM, "labels", labels.join(", "))
 }
@@ -219,7 +243,12 @@ fn daemon(config: &Config, registration: Option<&Registration>) -> Check {
         }
         Ok(status) => {
             let why = status.not_ready.clone().unwrap_or_default();
-            Check::odd(ROOM, "daemon", format!("process {} is not ready: {why}", status.pid), "see `sower status`, and its log")
+            Check::odd(
+                ROOM,
+                "daemon",
+                format!("process {} is not ready: {why}", status.pid),
+                "see `sower status`, and its log",
+            )
         }
         Err(AskError::NotRunning { .. }) if registration.is_none() => {
             Check::note(ROOM, "daemon", "does not run")
@@ -230,7 +259,12 @@ fn daemon(config: &Config, registration: Option<&Registration>) -> Check {
             format!("does not run ({})", state.display()),
             "rc-service sower start, or systemctl start sower",
         ),
-        Err(error) => Check::bad(ROOM, "daemon", error.to_string(), "rc-service sower restart, or systemctl restart sower; jobs go on"),
+        Err(error) => Check::bad(
+            ROOM,
+            "daemon",
+            error.to_string(),
+            "rc-service sower restart, or systemctl restart sower; jobs go on",
+        ),
     }
 }
 

@@ -43,9 +43,12 @@ fn system() -> Check {
     let mut numbers = release.split(['.', '-']).filter_map(|part| part.parse::<u32>().ok());
     // pidfd_open came with 5.3; without it a process is known by number and start time alone.
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) < (5, 3) => {
-            Check::odd(ROOM, "kernel", seen, "older than 5.3: ends of processes are polled for; a newer kernel is better")
-        }
+        (Some(major), Some(minor)) if (major, minor) < (5, 3) => Check::odd(
+            ROOM,
+            "kernel",
+            seen,
+            "older than 5.3: ends of processes are polled for; a newer kernel is better",
+        ),
         _ => Check::well(ROOM, "kernel", seen),
     }
 }
@@ -57,7 +60,8 @@ fn line(meminfo: &str, name: &str) -> Option<u64> {
 }
 
 fn memory(config: &Config, meminfo: &str) -> Check {
-    let (Some(total), available) = (line(meminfo, "MemTotal"), line(meminfo, "MemAvailable").unwrap_or(0)) else {
+    let (Some(total), available) = (line(meminfo, "MemTotal"), line(meminfo, "MemAvailable").unwrap_or(0))
+    else {
         return Check::note(ROOM, "memory", "cannot be read (/proc/meminfo)");
     };
     // A control group around the daemon may leave it less.
@@ -72,7 +76,10 @@ fn memory(config: &Config, meminfo: &str) -> Check {
             ROOM,
             "memory",
             format!("{seen}; {jobs} jobs may use {} by {key}", gibibytes(wanted)),
-            format!("in the configuration: runner: {{capacity: {}}}", (total / (wanted / jobs).max(1)).max(1)),
+            format!(
+                "in the configuration: runner: {{capacity: {}}}",
+                (total / (wanted / jobs).max(1)).max(1)
+            ),
         );
     }
     if total < SMALL && heap.is_none() {
@@ -124,7 +131,12 @@ fn there(place: &Path) -> &Path {
 fn disk(config: &Config, what: &str, place: &Path) -> Check {
     let name = format!("disk for {what}");
     let Ok(disk) = statvfs(there(place)) else {
-        return Check::bad(ROOM, name, format!("{} cannot be asked", place.display()), "mount it, or name another folder");
+        return Check::bad(
+            ROOM,
+            name,
+            format!("{} cannot be asked", place.display()),
+            "mount it, or name another folder",
+        );
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let total = disk.f_blocks.saturating_mul(disk.f_frsize);
@@ -139,7 +151,12 @@ fn disk(config: &Config, what: &str, place: &Path) -> Check {
         );
     }
     if free < LEAST_FREE {
-        return Check::bad(ROOM, name, seen, "sower gc --dry-run shows what sower can free, sower gc frees it");
+        return Check::bad(
+            ROOM,
+            name,
+            seen,
+            "sower gc --dry-run shows what sower can free, sower gc frees it",
+        );
     }
     if gate == 0 && what == "jobs" {
         return Check::odd(
@@ -161,7 +178,12 @@ fn files(what: &str, place: &Path) -> Option<Check> {
     let name = format!("files for {what}");
     let seen = format!("{} of {} free", disk.f_favail, disk.f_files);
     Some(if disk.f_favail < LEAST_FILES {
-        Check::bad(ROOM, name, seen, "a file system with more inodes (mkfs.ext4 -i 8192), or fewer files: sower gc")
+        Check::bad(
+            ROOM,
+            name,
+            seen,
+            "a file system with more inodes (mkfs.ext4 -i 8192), or fewer files: sower gc",
+        )
     } else {
         Check::well(ROOM, name, seen)
     })
@@ -175,8 +197,15 @@ fn groups(config: &Config) -> Check {
     let remedy = "OpenRC: in /etc/rc.conf: rc_cgroup_mode=\"unified\"\nsystemd: in the unit: Delegate=yes";
     let check = |seen: String, enough: bool| match (enough, limits.is_none()) {
         (true, _) => Check::well(ROOM, "control groups", seen),
-        (false, true) => Check::odd(ROOM, "control groups", format!("{seen}; leftovers of jobs are found otherwise"), remedy),
-        (false, false) => Check::bad(ROOM, "control groups", format!("{seen}; `limits` are not enforced"), remedy),
+        (false, true) => Check::odd(
+            ROOM,
+            "control groups",
+            format!("{seen}; leftovers of jobs are found otherwise"),
+            remedy,
+        ),
+        (false, false) => {
+            Check::bad(ROOM, "control groups", format!("{seen}; `limits` are not enforced"), remedy)
+        }
     };
     match (&v2, &v1) {
         (Some(place), None) => {
@@ -201,7 +230,12 @@ fn clock() -> Check {
     let now = jiff::Timestamp::now();
     let seen = now.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     if now.as_second() < CLOCK_AT_LEAST {
-        return Check::bad(ROOM, "clock", seen, "set it and keep it set: apk add chrony && rc-update add chronyd && rc-service chronyd start");
+        return Check::bad(
+            ROOM,
+            "clock",
+            seen,
+            "set it and keep it set: apk add chrony && rc-update add chronyd && rc-service chronyd start",
+        );
     }
     Check::well(ROOM, "clock", seen)
 }

@@ -39,7 +39,11 @@ pub(super) fn examine(config: &Config) -> Vec<Check> {
     checks.push(jobs(&settings));
     checks.push(min_free(&settings));
     let log = settings.get("json-log-path").is_some();
-    let log = if log { "to be had" } else { "not to be had (Nix 2.30 has it); sower reads the log of --log-format" };
+    let log = if log {
+        "to be had"
+    } else {
+        "not to be had (Nix 2.30 has it); sower reads the log of --log-format"
+    };
     checks.push(Check::note(ROOM, "json-log-path", log));
     checks
 }

@@ -180,6 +180,10 @@ mod tests {
         not well: 1 bad, 0 odd of 3 checks
         ");
         assert!(!report.is_well());
-        assert!(report.markdown().contains("| ❌ | host disk /nix/store | 0.1 GiB free<br>→ free some:<br>sower gc |"));
+        assert!(
+            report
+                .markdown()
+                .contains("| ❌ | host disk /nix/store | 0.1 GiB free<br>→ free some:<br>sower gc |")
+        );
     }
 }

@@ -17,7 +17,8 @@ use crate::ssh;
 /// What was odd in the configuration.
 #[must_use]
 pub fn configuration(warnings: &[Finding]) -> Vec<Check> {
-    let odd = |warning: &Finding| Check::odd("configuration", "key", warning.to_string(), "sower config check");
+    let odd =
+        |warning: &Finding| Check::odd("configuration", "key", warning.to_string(), "sower config check");
     warnings.iter().map(odd).collect()
 }
 
@@ -92,7 +93,9 @@ pub fn archives(asked: &[String]) -> Vec<Check> {
         } else {
             match closure::archives(name, &mut memory) {
                 Ok(found) => request.archives.extend(found.archives),
-                Err(why) => checks.push(Check::bad(ROOM, name, why, "a file, a directory, or what `nix build` takes")),
+                Err(why) => {
+                    checks.push(Check::bad(ROOM, name, why, "a file, a directory, or what `nix build` takes"))
+                }
             }
         }
     }
@@ -105,7 +108,9 @@ pub fn archives(asked: &[String]) -> Vec<Check> {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 checks.push(Check::bad(ROOM, name, seen, words::mend_command(&path)));
             }
-            Err(error) => checks.push(Check::bad(ROOM, "archive", error.to_string(), "name one that can be read")),
+            Err(error) => {
+                checks.push(Check::bad(ROOM, "archive", error.to_string(), "name one that can be read"))
+            }
         },
         Answer::Notice(text) => checks.push(Check::note(ROOM, "notice", text)),
         Answer::StorePathUnknown(path, why) => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::ask::ask;
+use super::ask::{self, ask};
 use super::report::Check;
 use crate::config::{Config, Native};
 
@@ -88,7 +88,16 @@ fn look(tool: &Tool, config: &Config) -> Check {
         Ok(said) if said.success || !said.first_line().is_empty() => {
             Check::well(ROOM, tool.name, format!("{}, {}", short(&said.first_line()), path.display()))
         }
-        Ok(_) => Check::odd(ROOM, tool.name, format!("{} says nothing of its version", path.display()), tool.install),
+        Ok(_) => Check::odd(
+            ROOM,
+            tool.name,
+            format!("{} says nothing of its version", path.display()),
+            tool.install,
+        ),
+        Err(why) if why.starts_with(ask::SLOW) => {
+            let seen = format!("{}: {why}", path.display());
+            Check::odd(ROOM, tool.name, seen, "look at the load of this host, and ask again")
+        }
         Err(why) => Check::bad(ROOM, tool.name, format!("{} {why}", path.display()), tool.install),
     }
 }

@@ -136,7 +136,13 @@ impl Client {
     pub fn new(address: Address, insecure: bool) -> Result<Self, Error> {
         let http = http::client(&http::Options { insecure, timeout: None, ..http::Options::default() })
             .map_err(|error| unreachable(&address, &error))?;
-        Ok(Self { http, address, credentials: None, summaries: Arc::new(AtomicBool::new(true)), observer: None })
+        Ok(Self {
+            http,
+            address,
+            credentials: None,
+            summaries: Arc::new(AtomicBool::new(true)),
+            observer: None,
+        })
     }
 
     /// The same for a registered runner.

@@ -16,10 +16,10 @@ use tokio::time::Interval;
 use tracing::{error, info, warn};
 
 use super::caches::Caches;
-use super::housekeeper::Housekeeper;
-use super::notify::Alarm;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
+use super::housekeeper::Housekeeper;
+use super::notify::Alarm;
 use super::pause::Pause;
 use super::poller::{Poller, Received, Unregistered};
 use super::registration::Registration;
@@ -29,7 +29,7 @@ use super::task::{Surroundings, job_spec};
 use crate::config::{Config, EnvFileError, Label};
 use crate::job::spec::RunnerInfo;
 use crate::notify::Notifier;
-use crate::observe::{self, About, Endpoint, Observer, Place};
+use crate::observe::{self, About, Access, Endpoint, Observer, Place};
 use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
 
 /// How long the last reports may take when the daemon leaves.
@@ -424,18 +424,15 @@ impl Daemon {
         let config = &self.options.config;
         let mut places = vec![config.state_dir().to_owned()];
         places.extend(config.host.workdir_parent.clone());
-        Room::new(
-            places,
-            config.housekeeping.min_free,
-            self.observer.clone(),
-            self.housekeeper.wanted(),
-        )
+        Room::new(places, config.housekeeping.min_free, self.observer.clone(), self.housekeeper.wanted())
     }
 
     /// Answers those who ask how the daemon stands. It works without.
     fn listen(&self) {
         let socket = observe::socket(self.options.state.path());
-        if let Err(error) = observe::serve(&Endpoint::Socket(socket.clone()), self.observer.clone()) {
+        if let Err(error) =
+            observe::serve(&Endpoint::Socket(socket.clone()), Access::Private, self.observer.clone())
+        {
             warn!("{}: {error}; `sower status` finds no daemon", socket.display());
         }
         let metrics = &self.options.config.metrics;
@@ -444,7 +441,7 @@ impl Daemon {
         }
         // It was checked when the configuration was read.
         let Some(endpoint) = Endpoint::parse(&metrics.addr) else { return };
-        match observe::serve(&endpoint, self.observer.clone()) {
+        match observe::serve(&endpoint, Access::Public, self.observer.clone()) {
             Ok(Some(address)) => info!("metrics at http://{address}/metrics"),
             Ok(None) => info!("metrics at {}", metrics.addr),
             Err(error) => warn!("no metrics: {}: {error}", metrics.addr),

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::limits::size::Size;
 use crate::housekeeping::{self, Collected, Options};
+use crate::limits::size::Size;
 use crate::observe::Observer;
 
 /// The first turn comes this long after the daemon has begun, when what it found is looked after.
@@ -65,6 +65,10 @@ impl Housekeeper {
     /// Keeps house beside the other work, if no job is there.
     pub(super) fn turn(&mut self, config: &Config, idle: bool) {
         let full = *self.heard.borrow_and_update();
+        // The gate has opened again, which is no reason.
+        if !full && Instant::now() < self.next {
+            return;
+        }
         let soon = if full { AGAIN } else { self.interval };
         if !idle || *self.busy.borrow() {
             self.next = Instant::now() + AGAIN;

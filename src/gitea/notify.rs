@@ -40,7 +40,8 @@ impl Alarm {
     /// Reads where and how. The address is not repeated in errors: it may be a secret.
     pub(super) fn of(config: &Notify) -> Result<Self, String> {
         let read = |path: &Path| {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             Ok::<_, String>(text.trim().to_owned())
         };
         let url = match (&config.url_file, &config.url) {
@@ -90,7 +91,8 @@ impl Alarm {
         tokio::spawn(async move {
             let mut wait = Duration::from_secs(1);
             for again in (0..TRIES).rev() {
-                let mut request = client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
+                let mut request =
+                    client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
                 if let Some(signature) = &signature {
                     request = request.header("x-sower-signature", signature);
                 }
@@ -110,6 +112,19 @@ impl Alarm {
     }
 }
 
+/// A row without the colours of a terminal.
+fn plain(row: &str) -> String {
+    let mut text = String::with_capacity(row.len());
+    let mut rest = row;
+    while let Some((before, behind)) = rest.split_once("\x1b[") {
+        text.push_str(before);
+        rest = behind.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
+    }
+    text.push_str(rest);
+    text
+}
+
 /// What there is to tell.
 #[derive(Debug, Default)]
 struct Failure {
@@ -122,17 +137,25 @@ impl Failure {
     fn of(dir: &JobDir) -> Option<Self> {
         let mut reader = Reader::open(&dir.journal()).ok()?;
         let mut names: Vec<StepInfo> = Vec::new();
-        let (mut failure, mut found) = (Self::default(), false);
+        let (mut failure, mut found, mut announced) = (Self::default(), false, false);
         while let Ok(Some(event)) = reader.next_event() {
             match event {
                 Event::JobStarted { steps, .. } => names = steps,
-                Event::StepStarted { .. } if !found => failure.rows.clear(),
+                Event::StepStarted { .. } if !found => {
+                    failure.rows.clear();
+                    announced = true;
+                }
+                // The script of the step, as it was announced.
+                Event::Row { text, .. } if !found && text == "::endgroup::" && announced => {
+                    announced = false;
+                    failure.rows.clear();
+                }
                 Event::Row { text, .. } if !found => {
                     if failure.rows.len() == ROWS {
                         failure.rows.remove(0);
                     }
                     let end = (0..=text.len().min(ROW)).rev().find(|end| text.is_char_boundary(*end));
-                    failure.rows.push(text[..end.unwrap_or(0)].to_owned());
+                    failure.rows.push(plain(&text[..end.unwrap_or(0)]));
                 }
                 Event::StepEnded { step, conclusion: Conclusion::Failure, .. } if !found => {
                     found = true;

@@ -28,6 +28,9 @@ impl Room {
         observer: Observer,
         full: watch::Sender<bool>,
     ) -> Self {
+        // Another configuration may have left it closed.
+        observer.gate(None);
+        full.send_if_modified(|full| std::mem::take(full));
         Self { places, min_free, said: false, observer, full }
     }
 
@@ -44,7 +47,10 @@ impl Room {
         });
         let why = full.map(|(place, free)| {
             let (free, wanted) = (free >> 20, self.min_free >> 20);
-            format!("{}: {free} MiB are free, and housekeeping.min_free asks for {wanted} MiB", place.display())
+            format!(
+                "{}: {free} MiB are free, and housekeeping.min_free asks for {wanted} MiB",
+                place.display()
+            )
         });
         match &why {
             Some(why) if !self.said => warn!("{why}; fetching no tasks until there is room"),

@@ -13,11 +13,11 @@ use super::client::Address;
 use crate::cache::Grant;
 use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
+use crate::housekeeping;
 use crate::job::spec::{
     ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, OperatorSpec, Patience, Places,
     Results, RunnerInfo,
 };
-use crate::housekeeping;
 use crate::limits::admission::Request;
 use crate::supervisor::{Meta, history};
 use crate::yaml;
@@ -171,6 +171,7 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
             }),
         },
         operator: OperatorSpec {
+            task: Some(task.id),
             hooks: config.hooks.clone(),
             tally: Some(directory.join("tally")),
             results: (config.housekeeping.results > 0).then(|| Results {

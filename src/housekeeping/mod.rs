@@ -104,7 +104,8 @@ impl Turn {
     /// Whether all of it could be done.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        !matches!(self.store, Collected::Failed { .. }) && self.items.iter().all(|item| item.problem.is_none())
+        !matches!(self.store, Collected::Failed { .. })
+            && self.items.iter().all(|item| item.problem.is_none())
     }
 }
 
@@ -116,7 +117,11 @@ pub fn run(config: &Config, options: Options) -> Turn {
     items.extend(sweep::history(config, options.dry_run));
     items.extend(sweep::cache(config, options.dry_run));
     items.extend(sweep::actions(config, options.dry_run));
-    items.extend(results::rotate_all(&roots(config.state_dir()), config.housekeeping.results, options.dry_run));
+    items.extend(results::rotate_all(
+        &roots(config.state_dir()),
+        config.housekeeping.results,
+        options.dry_run,
+    ));
     let store = store::collect(config, options);
     Turn { dry_run: options.dry_run, items, store }
 }

@@ -80,7 +80,8 @@ pub(super) fn collect(config: &Config, options: Options) -> Collected {
         let dead = nix::ask(Command::new("nix-store").args(["--gc", "--print-dead"]).args(KEEP));
         return match dead {
             Ok(said) => {
-                let dead = String::from_utf8_lossy(&said).lines().filter(|line| line.starts_with('/')).count();
+                let dead =
+                    String::from_utf8_lossy(&said).lines().filter(|line| line.starts_with('/')).count();
                 Collected::Would { wanted, dead }
             }
             Err(why) => Collected::Failed { why },
@@ -103,9 +104,10 @@ fn jobs_run(config: &Config) -> bool {
     }
     let found = StateDir::open(config.state_dir()).and_then(|state| state.running());
     // What cannot be looked at may run.
-    found.is_err() || found.is_ok_and(|jobs| {
-        jobs.into_iter().any(|dir| JobProcess::find(dir).is_ok_and(|mut job| job.state() == State::Alive))
-    })
+    found.is_err()
+        || found.is_ok_and(|jobs| {
+            jobs.into_iter().any(|dir| JobProcess::find(dir).is_ok_and(|mut job| job.state() == State::Alive))
+        })
 }
 
 fn free(place: &std::path::Path) -> Option<u64> {

@@ -45,8 +45,8 @@ impl Executor<'_> {
         all.extend(self.runner_env.iter().map(|(name, value)| (name.clone(), value.clone())));
         all.insert("SOWER_HOOK".to_owned(), name.to_owned());
         all.insert("SOWER_JOB_STATUS".to_owned(), status.to_owned());
-        if let Some(results) = &self.spec.operator.results {
-            all.insert("SOWER_TASK".to_owned(), results.task.to_string());
+        if let Some(task) = self.spec.operator.task {
+            all.insert("SOWER_TASK".to_owned(), task.to_string());
         }
         let environment: Vec<(String, String)> = all.into_iter().collect();
         let limit = self.spec.operator.hooks.timeout;
@@ -81,12 +81,14 @@ impl Executor<'_> {
     /// Keeps what a successful job has built for the next one, before its workspace goes.
     pub(super) fn keep_results(&mut self) -> io::Result<()> {
         let Some(results) = &self.spec.operator.results else { return Ok(()) };
-        let repository = self.spec.github.get("repository").and_then(|name| name.as_str()).unwrap_or_default();
+        let repository =
+            self.spec.github.get("repository").and_then(|name| name.as_str()).unwrap_or_default();
         match housekeeping::keep(&self.spec.places.workspace, repository, results) {
             Ok(kept) if kept.is_empty() => Ok(()),
             Ok(kept) => {
                 let count = kept.len();
-                let what = if count == 1 { kept[0].display().to_string() } else { format!("{count} results") };
+                let what =
+                    if count == 1 { kept[0].display().to_string() } else { format!("{count} results") };
                 self.log.text(&format!(
                     "The Nix store keeps {what} and what it was built from, as for the last {} successful jobs.",
                     results.keep

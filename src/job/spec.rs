@@ -80,6 +80,8 @@ pub struct JobSpec {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OperatorSpec {
+    /// The number of the task, where a server has given it.
+    pub task: Option<i64>,
     /// Programs around the job.
     pub hooks: Hooks,
     /// Where `sower image` and `sower deploy` note what they did, for the metrics.

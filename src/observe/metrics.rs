@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -78,12 +78,12 @@ struct Call {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallEnd {
     method: &'static str,
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Done {
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,18 +91,9 @@ struct Bytes {
     kind: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    #[allow(non_camel_case_types, reason = "the names stand in the exposition as they are here")]
-    ok,
-    #[allow(non_camel_case_types, reason = "the names stand in the exposition as they are here")]
-    error,
-}
-
-impl Outcome {
-    fn of(ok: bool) -> Self {
-        if ok { Self::ok } else { Self::error }
-    }
+/// The word for how something ended.
+const fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -158,21 +149,33 @@ impl Metrics {
             freed: Counter::default(),
         };
         // Rates need a zero to begin with.
-        for conclusion in [Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled, Conclusion::Skipped] {
-            let _ = metrics.jobs.get_or_create(&Ended { conclusion: conclusion.as_str() });
+        for conclusion in
+            [Conclusion::Success, Conclusion::Failure, Conclusion::Cancelled, Conclusion::Skipped]
+        {
+            drop(metrics.jobs.get_or_create(&Ended { conclusion: conclusion.as_str() }));
         }
-        for outcome in [Outcome::ok, Outcome::error] {
-            let _ = metrics.pushes.get_or_create(&Done { outcome });
-            let _ = metrics.deploys.get_or_create(&Done { outcome });
+        for outcome in [outcome(true), outcome(false)] {
+            drop(metrics.pushes.get_or_create(&Done { outcome }));
+            drop(metrics.deploys.get_or_create(&Done { outcome }));
         }
         for kind in ["sent", "skipped"] {
-            let _ = metrics.push_bytes.get_or_create(&Bytes { kind });
+            drop(metrics.push_bytes.get_or_create(&Bytes { kind }));
         }
         let r = &mut registry;
         r.register("build", "The program", Info::new(Version { version: crate::VERSION }));
         r.register("jobs_ended", "Jobs that ended and are reported", metrics.jobs.clone());
-        r.register_with_unit("job_duration", "From a job's begin to its end", Unit::Seconds, metrics.job_seconds.clone());
-        r.register_with_unit("step_duration", "From a step's begin to its end", Unit::Seconds, metrics.step_seconds.clone());
+        r.register_with_unit(
+            "job_duration",
+            "From a job's begin to its end",
+            Unit::Seconds,
+            metrics.job_seconds.clone(),
+        );
+        r.register_with_unit(
+            "step_duration",
+            "From a step's begin to its end",
+            Unit::Seconds,
+            metrics.step_seconds.clone(),
+        );
         r.register_with_unit(
             "job_queue",
             "From receiving a task to its first step, waiting for memory among it",
@@ -188,10 +191,30 @@ impl Metrics {
             metrics.lag.clone(),
         );
         r.register("rpc_calls", "Calls to Gitea", metrics.calls.clone());
-        r.register_with_unit("rpc_duration", "How long calls to Gitea took", Unit::Seconds, metrics.call_seconds.clone());
-        r.register_with_unit("job_memory_peak", "The most memory that a job had", Unit::Bytes, metrics.peak.clone());
-        r.register_with_unit("last_job_memory_peak", "The most memory that the last job had", Unit::Bytes, metrics.last_peak.clone());
-        r.register_with_unit("last_job_memory_cap", "The limit of the last job, 0 for none", Unit::Bytes, metrics.last_cap.clone());
+        r.register_with_unit(
+            "rpc_duration",
+            "How long calls to Gitea took",
+            Unit::Seconds,
+            metrics.call_seconds.clone(),
+        );
+        r.register_with_unit(
+            "job_memory_peak",
+            "The most memory that a job had",
+            Unit::Bytes,
+            metrics.peak.clone(),
+        );
+        r.register_with_unit(
+            "last_job_memory_peak",
+            "The most memory that the last job had",
+            Unit::Bytes,
+            metrics.last_peak.clone(),
+        );
+        r.register_with_unit(
+            "last_job_memory_cap",
+            "The limit of the last job, 0 for none",
+            Unit::Bytes,
+            metrics.last_cap.clone(),
+        );
         r.register("image_pushes", "Images that jobs pushed", metrics.pushes.clone());
         r.register_with_unit(
             "image_push",
@@ -201,12 +224,17 @@ impl Metrics {
         );
         r.register("deploys", "Releases that jobs deployed", metrics.deploys.clone());
         r.register("housekeeping_turns", "Turns of housekeeping", metrics.turns.clone());
-        r.register_with_unit("housekeeping_freed", "Bytes that housekeeping freed", Unit::Bytes, metrics.freed.clone());
+        r.register_with_unit(
+            "housekeeping_freed",
+            "Bytes that housekeeping freed",
+            Unit::Bytes,
+            metrics.freed.clone(),
+        );
         Self { registry, ..metrics }
     }
 
     pub(super) fn called(&self, method: &'static str, took: Duration, ok: bool) {
-        self.calls.get_or_create(&CallEnd { method, outcome: Outcome::of(ok) }).inc();
+        self.calls.get_or_create(&CallEnd { method, outcome: outcome(ok) }).inc();
         self.call_seconds.get_or_create(&Call { method }).observe(took.as_secs_f64());
     }
 
@@ -227,7 +255,8 @@ impl Metrics {
         let Some(conclusion) = seen.conclusion else { return };
         let ended = Ended { conclusion: conclusion.as_str() };
         self.jobs.get_or_create(&ended).inc();
-        let between = |from: Option<Timestamp>, to: Option<Timestamp>| Some(to?.millis_since(from?) as f64 / 1000.0);
+        let between =
+            |from: Option<Timestamp>, to: Option<Timestamp>| Some(to?.millis_since(from?) as f64 / 1000.0);
         if let Some(took) = between(seen.started, seen.ended) {
             self.job_seconds.get_or_create(&ended).observe(took);
         }
@@ -250,12 +279,12 @@ impl Metrics {
     pub(super) fn tally(&self, entry: &tally::Entry) {
         match entry {
             tally::Entry::Push { ok, sent, skipped } => {
-                self.pushes.get_or_create(&Done { outcome: Outcome::of(*ok) }).inc();
+                self.pushes.get_or_create(&Done { outcome: outcome(*ok) }).inc();
                 self.push_bytes.get_or_create(&Bytes { kind: "sent" }).inc_by(*sent);
                 self.push_bytes.get_or_create(&Bytes { kind: "skipped" }).inc_by(*skipped);
             }
             tally::Entry::Deploy { ok } => {
-                self.deploys.get_or_create(&Done { outcome: Outcome::of(*ok) }).inc();
+                self.deploys.get_or_create(&Done { outcome: outcome(*ok) }).inc();
             }
         }
     }
@@ -288,7 +317,12 @@ impl Metrics {
         let plain = |value: f64| [(String::new(), value)];
         gauge("sower_jobs", "", "Jobs that are looked after", &plain(status.jobs.len() as f64));
         gauge("sower_capacity", "", "Jobs that may run at a time", &plain(f64::from(status.capacity)));
-        gauge("sower_ready", "", "1 when a task would be taken now", &plain(f64::from(u8::from(status.ready))));
+        gauge(
+            "sower_ready",
+            "",
+            "1 when a task would be taken now",
+            &plain(f64::from(u8::from(status.ready))),
+        );
         if let Some(contact) = status.contact {
             let help = "When Gitea answered last";
             gauge("sower_last_contact_timestamp_seconds", "seconds", help, &plain(seconds(contact)));
@@ -309,12 +343,7 @@ impl Metrics {
             && status.disks.iter().any(|disk| disk.place != "store" && disk.free < status.min_free);
         let help = "1 while no task is fetched for want of room";
         gauge("sower_disk_gate_closed", "", help, &plain(f64::from(u8::from(closed))));
-        gauge(
-            "process_start_time_seconds",
-            "seconds",
-            "When the daemon began",
-            &plain(self.started),
-        );
+        gauge("process_start_time_seconds", "seconds", "When the daemon began", &plain(self.started));
         if let Some((memory, open)) = own() {
             gauge("process_resident_memory_bytes", "bytes", "Memory of the daemon", &plain(memory as f64));
             gauge("process_open_fds", "", "Files that the daemon has open", &plain(open as f64));

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use metrics::Place;
-pub use server::{Endpoint, serve};
+pub use server::{Access, Endpoint, serve};
 pub use status::{AskError, Disk, Job, Status, ask, socket};
 
 use crate::cache::Counts;
@@ -207,9 +207,11 @@ impl Observer {
         let why = live.trouble.clone().unwrap_or_else(|| "no answer yet".to_owned());
         match live.contact {
             None => Some(format!("{}: {why}", live.about.address)),
-            Some((_, at)) if at.elapsed() > SILENCE && live.jobs.is_empty() => {
-                Some(format!("{} has not answered for {} s: {why}", live.about.address, at.elapsed().as_secs()))
-            }
+            Some((_, at)) if at.elapsed() > SILENCE && live.jobs.is_empty() => Some(format!(
+                "{} has not answered for {} s: {why}",
+                live.about.address,
+                at.elapsed().as_secs()
+            )),
             Some(_) => None,
         }
     }
@@ -236,7 +238,12 @@ impl Observer {
             server_capabilities: live.server.clone(),
             housekeeping: live.housekeeping.map(|(time, _)| time),
             min_free: live.about.min_free,
-            disks: live.about.places.iter().filter_map(|(place, path)| Disk::of(place.word(), path)).collect(),
+            disks: live
+                .about
+                .places
+                .iter()
+                .filter_map(|(place, path)| Disk::of(place.word(), path))
+                .collect(),
             jobs: live.jobs.values().cloned().collect(),
         }
     }

@@ -1,5 +1,6 @@
 //! Answering: `/metrics`, `/healthz`, `/readyz`, `/status`.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -28,7 +29,7 @@ const HEADERS: Duration = Duration::from_secs(10);
 /// Where the daemon answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A socket in the file system, for this user only.
+    /// A socket in the file system.
     Socket(PathBuf),
     /// A port of loopback.
     Port(SocketAddr),
@@ -45,6 +46,15 @@ impl Endpoint {
     }
 }
 
+/// Who may ask there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The daemon's user: everything, the names of repositories among it.
+    Private,
+    /// Whoever is on this host: metrics and health.
+    Public,
+}
+
 enum Listener {
     Socket(UnixListener),
     Port(TcpListener),
@@ -54,9 +64,9 @@ enum Listener {
 ///
 /// # Errors
 /// When it cannot be listened there.
-pub fn serve(endpoint: &Endpoint, observer: Observer) -> io::Result<Option<SocketAddr>> {
+pub fn serve(endpoint: &Endpoint, access: Access, observer: Observer) -> io::Result<Option<SocketAddr>> {
     let (listener, address) = match endpoint {
-        Endpoint::Socket(path) => (Listener::Socket(bind(path)?), None),
+        Endpoint::Socket(path) => (Listener::Socket(bind(path, access)?), None),
         Endpoint::Port(address) => {
             let listener = std::net::TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
@@ -64,32 +74,33 @@ pub fn serve(endpoint: &Endpoint, observer: Observer) -> io::Result<Option<Socke
             (Listener::Port(TcpListener::from_std(listener)?), Some(address))
         }
     };
-    tokio::spawn(accept(listener, observer));
+    tokio::spawn(accept(listener, access, observer));
     Ok(address)
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path, access: Access) -> io::Result<UnixListener> {
     // Whoever holds the state directory's lock is the only daemon here; what is left is of one that was killed.
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::Error::from(io::ErrorKind::AddrInUse)),
         Err(_) => _ = std::fs::remove_file(path),
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let mode = if access == Access::Private { 0o600 } else { 0o666 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
-async fn accept(listener: Listener, observer: Observer) {
+async fn accept(listener: Listener, access: Access, observer: Observer) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match &listener {
             Listener::Socket(listener) => match listener.accept().await {
-                Ok((stream, _)) => converse(stream, observer.clone(), slot),
+                Ok((stream, _)) => converse(stream, access, observer.clone(), slot),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             Listener::Port(listener) => match listener.accept().await {
-                Ok((stream, _)) => converse(stream, observer.clone(), slot),
+                Ok((stream, _)) => converse(stream, access, observer.clone(), slot),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
         }
@@ -98,12 +109,13 @@ async fn accept(listener: Listener, observer: Observer) {
 
 fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    access: Access,
     observer: Observer,
     slot: tokio::sync::OwnedSemaphorePermit,
 ) {
     tokio::spawn(async move {
         let service = service_fn(move |request| {
-            let answer = answer(&observer, &request);
+            let answer = answer(&observer, access, &request);
             async move { Ok::<_, Infallible>(answer) }
         });
         // A client that goes away is its own affair.
@@ -117,25 +129,28 @@ fn converse(
     });
 }
 
-fn answer(observer: &Observer, request: &Request<Incoming>) -> Response<Body> {
+fn answer(observer: &Observer, access: Access, request: &Request<Incoming>) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
     let (status, kind, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            observer.metrics(),
-        ),
+        (&Method::GET | &Method::HEAD, "/metrics") if wants_openmetrics(request) => {
+            (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", observer.metrics())
+        }
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", older(&observer.metrics()))
+        }
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "ok\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => match observer.not_ready() {
             None => (StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        (&Method::GET | &Method::HEAD, "/status") => match serde_json::to_string(&observer.status()) {
-            Ok(text) => (StatusCode::OK, "application/json", text),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
-        },
+        (&Method::GET | &Method::HEAD, "/status") if access == Access::Private => {
+            match serde_json::to_string(&observer.status()) {
+                Ok(text) => (StatusCode::OK, "application/json", text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            }
+        }
         (&Method::GET | &Method::HEAD, _) => {
-            (StatusCode::NOT_FOUND, TEXT, "there is /metrics, /healthz, /readyz and /status\n".to_owned())
+            (StatusCode::NOT_FOUND, TEXT, "there is /metrics, /healthz and /readyz\n".to_owned())
         }
         _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "this can only be read\n".to_owned()),
     };
@@ -144,6 +159,35 @@ fn answer(observer: &Observer, request: &Request<Incoming>) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+/// Prometheus asks for it; others may know the older form only.
+fn wants_openmetrics(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    accepted.is_some_and(|accept| accept.contains("application/openmetrics-text"))
+}
+
+/// The older form: counters are called by their whole name, and there are neither units nor an end.
+fn older(text: &str) -> String {
+    let counters: HashSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut older = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(word), Some(name), Some(rest)) => {
+                let end = if counters.contains(name) { "_total" } else { "" };
+                let (end, rest) = if rest == "info" { ("_info", "gauge") } else { (end, rest) };
+                let end = if name == "sower_build" { "_info" } else { end };
+                older.push_str(&format!("# {word} {name}{end} {rest}\n"));
+            }
+            _ => {
+                older.push_str(line);
+                older.push('\n');
+            }
+        }
+    }
+    older
 }
 
 /// A body of one piece.

@@ -67,10 +67,7 @@ mod tests {
             "{\"did\":\"push\",\"ok\":true,\"sent\":5,\"skipped\":7}\nnonsense\n{\"did\":\"deploy\",\"ok\":false}\n{\"did\":\"fly\"}\n",
         )
         .unwrap();
-        assert_eq!(
-            read(&path),
-            [Entry::Push { ok: true, sent: 5, skipped: 7 }, Entry::Deploy { ok: false }]
-        );
+        assert_eq!(read(&path), [Entry::Push { ok: true, sent: 5, skipped: 7 }, Entry::Deploy { ok: false }]);
         assert_eq!(read(&folder.path().join("none")), []);
     }
 }
