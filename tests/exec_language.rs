@@ -501,3 +501,72 @@ jobs:
     }
     assert!(all.contains("***"));
 }
+
+#[test]
+fn a_failure_or_a_skip_goes_down_the_whole_chain() {
+    let job = |id: &str, rest: &str, run: &str| {
+        format!("  {id}:\n    runs-on: host\n{rest}    steps: [{{run: \"{run}\"}}]\n")
+    };
+    let repository = Repository::new(&format!(
+        "on: push\njobs:\n{}{}{}{}{}{}{}",
+        job("fails", "", "exit 1"),
+        job("cleans", "    needs: fails\n    if: always()\n", "true"),
+        job("after-clean", "    needs: cleans\n", "true"),
+        job("reports", "    needs: cleans\n    if: failure()\n", "true"),
+        job("skipped", "    if: false\n", "true"),
+        job("after-skip", "    needs: skipped\n", "true"),
+        job("not-failed", "    needs: skipped\n    if: failure()\n", "true"),
+    ));
+    let ran = repository.exec(&[]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.jobs(),
+        [
+            "after-clean: skipped",
+            "after-skip: skipped",
+            "cleans: success",
+            "fails: failure",
+            "not-failed: skipped",
+            "reports: success",
+            "skipped: skipped",
+        ]
+    );
+}
+
+#[test]
+fn a_job_may_ask_how_single_jobs_ended() {
+    let repository = Repository::new(
+        "on: push\njobs:\n  good: {runs-on: host, steps: [{run: 'true'}]}\n  bad: {runs-on: host, steps: [{run: exit 1}]}\n  \
+         one: {needs: [good, bad], if: \"success('good')\", runs-on: host, steps: [{run: 'true'}]}\n  \
+         two: {needs: [good, bad], if: \"failure('good')\", runs-on: host, steps: [{run: 'true'}]}\n",
+    );
+    let jobs = repository.exec(&[]).jobs();
+    assert!(
+        jobs.contains(&"one: success".to_owned()) && jobs.contains(&"two: skipped".to_owned()),
+        "{jobs:?}"
+    );
+}
+
+#[test]
+fn messages_of_commands_are_unescaped() {
+    let repository = Repository::new(
+        "on: push\njobs:\n  a:\n    runs-on: host\n    steps:\n      - run: |\n          echo '::error file=a.c,line=2,title=Oh%3A::100%25%0Anext %0Dx'\n          \
+         echo '::group::50%25'\n          echo '::endgroup::'\n",
+    );
+    let ran = repository.exec(&[]);
+    for row in ["##[error]a.c:2: Oh:: 100%", "  next \rx", "::group::50%"] {
+        assert!(ran.has(row), "{row:?} in {:#?}", ran.rows());
+    }
+}
+
+#[test]
+fn an_image_that_comes_out_empty_is_no_container() {
+    let repository = Repository::new(
+        "on: push\njobs:\n  host:\n    runs-on: host\n    container: ${{ github.event_name == 'x' && 'debian' || '' }}\n    \
+         services: {db: {image: \"${{ '' }}\"}}\n    steps: [{run: test -d $RUNNER_TOOL_CACHE && echo here}]\n  \
+         inside:\n    runs-on: host\n    services: {db: {image: postgres}}\n    steps: [{run: echo never}]\n",
+    );
+    let ran = repository.exec(&[]);
+    assert!(ran.has("here") && !ran.has("never"), "{:#?}", ran.rows());
+    assert_eq!(ran.jobs(), ["host: success", "inside: failure"]);
+}

@@ -408,6 +408,153 @@ fn check_looks_into_what_the_model_keeps_as_written() {
     }
 }
 
+/// The findings of a job with these lines in it, in the line that is marked with `#!`; all others are wrong.
+#[track_caller]
+fn one_mistake(text: &str, severity: &str, word: &str) {
+    let line = text.lines().position(|line| line.contains("#!")).unwrap() + 1;
+    let found = check_workflow(text.replace(" #!", "").as_bytes(), "w.yaml");
+    assert!((1..=4).contains(&found.len()), "{text}\n{found:#?}");
+    for finding in &found {
+        assert_eq!(finding.place.line, line, "{text}\n{found:#?}");
+    }
+    let named =
+        |finding: &Diagnostic| finding.severity.to_string() == severity && finding.message.contains(word);
+    assert!(found.iter().any(named), "{word}: {text}\n{found:#?}");
+}
+
+#[test]
+fn one_mistake_is_named_in_its_line() {
+    let head = "on: push\njobs:\n  build:\n    runs-on: x\n";
+    for (severity, word, job) in [
+        ("error", "matrix.os", "    steps:\n      - run: echo ${{ matrix.os }} #!\n"),
+        (
+            "error",
+            "oss",
+            "    strategy: {matrix: {os: [a]}}\n    steps:\n      - run: echo ${{ matrix.oss }} #!\n",
+        ),
+        ("error", "'os'", "    strategy:\n      matrix:\n        os: linux #!\n    steps: [{run: x}]\n"),
+        (
+            "error",
+            "'ox'",
+            "    strategy:\n      matrix:\n        os: [a]\n        exclude: [{ox: a}] #!\n    steps: [{run: x}]\n",
+        ),
+        (
+            "warning",
+            "foo",
+            "    steps:\n      - run: echo ${{ steps.foo.outcome }} #!\n      - {id: foo, run: x}\n",
+        ),
+        (
+            "error",
+            "output",
+            "    steps:\n      - {id: foo, run: x}\n      - run: echo ${{ steps.foo.output.a }} #!\n",
+        ),
+        ("warning", "evnt_name", "    steps:\n      - run: echo ${{ github.evnt_name }} #!\n"),
+        ("error", "__a", "    steps:\n      - id: __a #!\n        run: x\n"),
+        ("error", "'run'", "    steps:\n      - run: [a] #!\n"),
+        ("error", "'run'", "    steps:\n      - run: #!\n"),
+        ("error", "docker://", "    steps:\n      - uses: docker:// #!\n"),
+        ("error", "{2}", "    steps:\n      - run: echo ${{ format('{2}', github.ref) }} #!\n"),
+        ("error", "fromJSON", "    steps:\n      - run: echo ${{ fromJSON('{') }} #!\n"),
+        ("error", "secrets", "    container: '${{ secrets.A }}' #!\n    steps: [{run: x}]\n"),
+        ("error", "secrets", "    environment: '${{ secrets.A }}' #!\n    steps: [{run: x}]\n"),
+        ("error", "nme", "    environment: {nme: x} #!\n    steps: [{run: x}]\n"),
+        ("error", "ports", "    container: {image: x, ports: 80} #!\n    steps: [{run: x}]\n"),
+        ("error", "image", "    container: #!\n      options: x\n    steps: [{run: x}]\n"),
+        (
+            "error",
+            "sometimes",
+            "    concurrency: {group: a, cancel-in-progress: sometimes} #!\n    steps: [{run: x}]\n",
+        ),
+        ("error", "'with'", "    with: {a: b} #!\n    steps: [{run: x}]\n"),
+        ("error", "success", "    steps:\n      - if: success('a') #!\n        run: x\n"),
+        ("error", "A", "    env:\n      A: 1\n      A: 2 #!\n    steps: [{run: x}]\n"),
+        ("error", "nothing", "    env: *nothing #!\n    steps: [{run: x}]\n"),
+        ("error", "tab", "    steps:\n      - run: x\n\tname: y #!\n"),
+        ("error", "!!int", "    timeout-minutes: !!int 5x #!\n    steps: [{run: x}]\n"),
+        (
+            "warning",
+            "commits.*.message",
+            "    steps:\n      - run: echo ${{ github.event.commits[0].message }} #!\n",
+        ),
+        ("warning", "github.event", "    steps:\n      - run: echo ${{ toJSON(github.event) }} #!\n"),
+    ] {
+        one_mistake(&format!("{head}{job}"), severity, word);
+    }
+    let tail = "jobs: {a: {runs-on: x, steps: [{run: x}]}}\n";
+    for (severity, word, on) in [
+        ("error", "frobnicate", "on: frobnicate #!\n"),
+        ("error", "opend", "on:\n  issues:\n    types: [opend] #!\n"),
+        ("warning", "'tags'", "on:\n  pull_request:\n    tags: [a] #!\n"),
+        ("error", "^main", "on:\n  push:\n    branches: [^main] #!\n"),
+        ("error", "./src", "on:\n  push:\n    paths: [./src] #!\n"),
+        (
+            "error",
+            "'b'",
+            "on:\n  workflow_call:\n    outputs:\n      o: {value: '${{ jobs.b.outputs.c }}'} #!\n",
+        ),
+        (
+            "error",
+            "requird",
+            "on:\n  workflow_call:\n    inputs:\n      i: {type: string, requird: true} #!\n",
+        ),
+        ("warning", "'i'", "on:\n  workflow_call:\n    inputs:\n      i: {required: true} #!\n"),
+        ("error", "'write'", "on: push\npermissions: {models: write} #!\n"),
+        ("error", "no expression", "on: push\nname: ${{ github.ref }} #!\n"),
+    ] {
+        one_mistake(&format!("{on}{tail}"), severity, word);
+    }
+    one_mistake("on: push\njobs:\n  a:\n    uses: ./x.yaml\n    env: {A: 1} #!\n", "error", "'env'");
+    one_mistake("on: push\njobs:\n  a:\n    uses: ./x.yaml@main #!\n", "error", "@main");
+}
+
+#[test]
+fn what_is_right_gives_nothing() {
+    let head = "on: push\njobs:\n  build:\n    runs-on: x\n";
+    for job in [
+        "    steps:\n      - run: echo ${{ contains(github.event.comment.body, '/run') && github.sha }}\n",
+        "    steps:\n      - run: echo ${{ github.event.pull_request.head.sha }} ${{ github.event.sender.login }}\n",
+        "    steps:\n      - run: echo ${{ github.event.inputs.name }} ${{ github.event.repository.name }}\n",
+        "    if: success('build')\n    steps: [{run: x}]\n",
+        "    strategy: {matrix: '${{ fromJSON(vars.M) }}'}\n    steps: [{run: 'echo ${{ matrix.any }}'}]\n",
+        "    strategy: {matrix: {os: [a], include: [{os: a, v: 1}]}}\n    steps: [{run: 'echo ${{ matrix.v }}'}]\n",
+        "    environment: {name: a, url: '${{ steps.s.outputs.u }}'}\n    steps: [{id: s, run: x}]\n",
+        "    container: {image: x, env: {A: '${{ secrets.A }}'}, credentials: {username: a, password: '${{ secrets.P }}'}}\n    steps: [{run: x}]\n",
+        "    timeout-minutes: 99999999999999999999999999\n    cancel-timeout-minutes: 1\n    steps: [{shell: PowerShell, run: x}]\n",
+    ] {
+        assert_eq!(checked(&format!("{head}{job}")), "", "{job}");
+    }
+}
+
+#[test]
+fn block_scalars_are_where_their_header_is() {
+    let steps = "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n";
+    for (step, place) in [
+        (
+            "      - if: |\n          nope.bar\n        run: x\n",
+            "7:11: error: Unrecognized named-value: 'nope'",
+        ),
+        ("      - if: >- # why\n\n          true &&\n            nope.bar\n        run: x\n", "9:13: error"),
+        ("      - if: >-\n          true &&\n          nope.bar\n        run: x\n", "8:11: error"),
+        ("      - if: true &&\n\n          !nope.bar\n        run: x\n", "8:12: error"),
+        ("      - if: true &&\n           secrets.A\n        run: x\n", "7:12: error"),
+        ("      - run: x\n        shell: |\n          zsx\n", "7:16: error: 'zsx"),
+        ("      - run: |2-\n          a ${{ 1\n          == nope }}\n", "8:14: error"),
+    ] {
+        let found = checked(&format!("{steps}{step}"));
+        assert!(found.starts_with(&format!("w.yaml:{place}")), "{step}\n{found}");
+    }
+}
+
+#[test]
+fn keys_that_come_twice_do_not_hide_what_else_is_wrong() {
+    let found = checked(
+        "on: push\non: push\njobs:\n  a:\n    run-on: x\n    env: {A: 1, A: 2}\n    steps: [{run: x}]\n",
+    );
+    for place in ["2:1: error: the key 'on'", "5:5: error", "6:17: error: the key 'A'"] {
+        assert!(found.contains(place), "{found}");
+    }
+}
+
 #[test]
 fn labels_are_judged_by_those_that_there_are() {
     let text = "on: push\njobs:\n  a: {runs-on: buidl, steps: [{run: echo}]}\n  b:\n    runs-on: ['${{ matrix.os }}', build]\n    \
@@ -446,7 +593,11 @@ fn circles_of_needs_are_found() {
     let found = checked(
         "on: push\njobs:\n  a: {runs-on: x, needs: c, steps: [{run: a}]}\n  b: {runs-on: x, needs: a, steps: [{run: a}]}\n  c: {runs-on: x, needs: [b], steps: [{run: a}]}\n",
     );
-    assert_eq!(found, "w.yaml:4:26: error: jobs need one another in a circle: a → c → b → a");
+    // Each need that is part of it is named.
+    let places = ["3:26", "4:26", "5:27"];
+    let expected = places
+        .map(|place| format!("w.yaml:{place}: error: jobs need one another in a circle: a → c → b → a"));
+    assert_eq!(found, expected.join("\n"));
 }
 
 fn action(text: &str) -> Action {

@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let mut files = Vec::new();
     let mut unreadable = Vec::new();
     if args.paths.is_empty() {
-        files.extend(FOLDERS.iter().flat_map(|folder| yaml_files(Path::new(folder))));
+        files.extend(of_repository());
         if files.is_empty() {
             let message = format!("no workflows in {} or {} here; name a file", FOLDERS[0], FOLDERS[1]);
             return Err(Failure::wrong_question(message));
@@ -106,6 +106,19 @@ pub(super) fn run(args: &Args) -> Outcome {
         return Err(Failure::wrong_question(unreadable.join("\nsower: ")));
     }
     Ok(ExitCode::from(u8::from(errors > 0)))
+}
+
+/// The workflows of the repository around the current folder.
+fn of_repository() -> Vec<PathBuf> {
+    let mut root = PathBuf::new();
+    for folder in std::env::current_dir().unwrap_or_default().ancestors() {
+        let found: Vec<PathBuf> = FOLDERS.iter().flat_map(|name| yaml_files(&root.join(name))).collect();
+        if !found.is_empty() || folder.join(".git").exists() {
+            return found;
+        }
+        root.push("..");
+    }
+    Vec::new()
 }
 
 /// The labels that a configuration gives the runner, or those that it was registered with.

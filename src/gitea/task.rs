@@ -236,7 +236,9 @@ fn needs(needs: BTreeMap<String, TaskNeed>) -> IndexMap<String, Need> {
     };
     needs
         .into_iter()
-        .map(|(job, need)| (job, Need { result: conclusion(&need), outputs: need.outputs }))
+        .map(|(job, need)| {
+            (job, Need { result: conclusion(&need), outputs: need.outputs, ..Need::default() })
+        })
         .collect()
 }
 

@@ -330,7 +330,7 @@ impl Executor<'_> {
         handed.conclusion = Some(match inner.status {
             _ if cancelled => Conclusion::Cancelled,
             Status::Failure => Conclusion::Failure,
-            Status::Success | Status::Cancelled => Conclusion::Success,
+            Status::Success | Status::Cancelled | Status::Skipped => Conclusion::Success,
         });
         Ok(handed)
     }

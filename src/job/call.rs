@@ -338,7 +338,7 @@ fn whole(
     let frame = Frame::of_job(&spec.inputs);
     let view = || View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
     let success = Condition::success();
-    let needs = needs_status(spec.needs.values().map(|need| need.result.as_ref()));
+    let needs = needs_status(spec.needs.values());
     match job.condition.as_ref().unwrap_or(&success).holds(&JobView { view: view(), needs }) {
         Ok(true) => {}
         Ok(false) => return Ok(Ok((Vec::new(), Conclusion::Skipped))),
@@ -362,10 +362,14 @@ fn whole(
     let mut ended: IndexMap<String, Need> = IndexMap::new();
     for id in called.workflow.order() {
         let needs = &called.workflow.jobs[&id].needs;
-        let needs = needs
+        let needs: IndexMap<String, Need> = needs
             .iter()
             .map(|need| (need.value.clone(), ended.get(&need.value).cloned().unwrap_or_default()))
             .collect();
+        let mut before: Vec<Conclusion> =
+            needs.values().flat_map(|need| need.result.into_iter().chain(need.before.clone())).collect();
+        before.sort_by_key(|conclusion| conclusion.as_str());
+        before.dedup();
         let spec = JobSpec { job: Some(id.clone()), needs, ..inner.clone() };
         let need = match one_job(&spec, &called, &id, log, control, members, deadline)? {
             Ok(need) => need,
@@ -374,7 +378,7 @@ fn whole(
                 Need { result: Some(Conclusion::Failure), ..Need::default() }
             }
         };
-        ended.insert(id, need);
+        ended.insert(id, Need { before, ..need });
     }
     let conclusion = together(ended.values().filter_map(|need| need.result));
     Ok(outputs(&called.workflow, &called.file, &inner, &ended).map(|outputs| (outputs, conclusion)))

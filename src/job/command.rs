@@ -41,7 +41,7 @@ pub enum Command {
         level: &'static str,
         /// `file:line:column: title: `, as far as given; empty when nothing is.
         prefix: String,
-        /// The message as it was printed, still escaped, so that it stays one row.
+        /// The message; it may have several lines.
         message: String,
     },
     /// Begins a group of rows.
@@ -92,11 +92,11 @@ pub fn parse(line: &str) -> Option<Command> {
         "add-mask" => Command::AddMask(value()),
         "stop-commands" if data.trim().is_empty() => Command::Wrong("::stop-commands:: takes a token"),
         "stop-commands" => Command::StopCommands(value()),
-        "debug" => Command::Debug(data.to_owned()),
+        "debug" => Command::Debug(value()),
         "notice" => annotation("notice", data, property),
         "warning" => annotation("warning", data, property),
         "error" => annotation("error", data, property),
-        "group" => Command::Group(data.to_owned()),
+        "group" => Command::Group(value()),
         "endgroup" => Command::EndGroup,
         "echo" => match data.trim().to_ascii_lowercase().as_str() {
             "on" => Command::Echo(true),
@@ -140,7 +140,7 @@ fn annotation(level: &'static str, data: &str, property: impl Fn(&str) -> Option
         prefix.push_str(&title);
         prefix.push_str(": ");
     }
-    Command::Annotation { level, prefix, message: data.to_owned() }
+    Command::Annotation { level, prefix, message: unescape(data, false) }
 }
 
 fn unescape(text: &str, property: bool) -> String {
@@ -174,7 +174,7 @@ mod tests {
         else {
             panic!("no annotation")
         };
-        assert_eq!((level, prefix.as_str(), message.as_str()), ("error", "a.c:1:7: Oh: ", "bad%0Athing"));
+        assert_eq!((level, prefix.as_str(), message.as_str()), ("error", "a.c:1:7: Oh: ", "bad\nthing"));
     }
 
     #[test]

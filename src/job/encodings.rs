@@ -4,7 +4,7 @@
 //! shells, and the escapes of workflow commands.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 /// Fewer bytes than this give base64 that is too short to look for.
 const SHORTEST_BASE64: usize = 6;
@@ -82,6 +82,9 @@ fn base64(bytes: &[u8], each: &mut dyn FnMut(&str)) {
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
             each(&engine.encode(&padded)[begin..end]);
         }
+        // Where nothing follows, or the line feed of an echo, the last characters are known too.
+        each(&STANDARD.encode(&padded)[begin..]);
+        each(&STANDARD.encode([&padded, &b"\n"[..]].concat())[begin..]);
     }
 }
 
@@ -155,6 +158,16 @@ mod tests {
     fn escapes_of_commands_and_quotes_around_a_value() {
         assert_eq!(masked("50%:a,b", "x 50%25%3Aa%2Cb 50%25:a,b"), "x *** ***");
         assert_eq!(masked("\"quoted value\"", "quoted value"), "***");
+    }
+
+    #[test]
+    fn base64_of_nothing_but_the_secret_is_masked_to_its_end() {
+        let encode = |text: &str| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+        for secret in ["eight by", "nine byte", "ten bytes!"] {
+            assert_eq!(masked(secret, &encode(secret)), "***");
+            assert_eq!(masked(secret, &encode(&format!("{secret}\n"))), "***");
+            assert!(!masked(secret, &encode(&format!("me:{secret}"))).contains('='));
+        }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use indexmap::IndexMap;
 
 use crate::events::{Conclusion, Event, Sink, StepInfo, Timestamp};
 use crate::workflow::{
-    Condition, EvaluationError, Job, Object, Scope, Status, Step, StepKind, Value, Workflow, parse_workflow,
-    snippet,
+    Condition, EvaluationError, Job, Object, Scope, Status, Step, StepKind, Template, Value, Workflow,
+    parse_workflow, snippet,
 };
+use crate::yaml::Node;
 
 use super::call;
 use super::environment;
@@ -202,21 +203,37 @@ fn plan(spec: &JobSpec) -> Result<Plan, String> {
     };
     let plan = Plan { workflow, job, matrix };
     let job = plan.job();
+    let fixed = plan.fixed(spec, false);
+    let frame = Frame::of_job(&spec.inputs);
+    let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
     let engine = "this runner runs jobs on the host and has no container engine; remove it, or give the job a label of \
                   a runner that has one";
-    if let Some(container) = &job.container {
+    if let Some(container) = job.container.as_ref().filter(|node| has_image(node, &view)) {
         return Err(format!(
             "{}:{}: job {:?} asks for a container, but {engine}",
             spec.workflow_file, container.place, job.id
         ));
     }
-    if let Some(services) = &job.services {
+    let services = |node: &&Node| match node.as_mapping() {
+        Some(services) => services.iter().any(|(_, service)| has_image(service, &view)),
+        None => has_image(node, &view),
+    };
+    if let Some(services) = job.services.as_ref().filter(services) {
         return Err(format!(
             "{}:{}: job {:?} asks for services, but {engine}",
             spec.workflow_file, services.place, job.id
         ));
     }
     Ok(plan)
+}
+
+/// Whether a container is asked for: an image that is computed and comes out empty means none.
+fn has_image(node: &Node, scope: &dyn Scope) -> bool {
+    let image = if node.as_mapping().is_some() { node.get("image") } else { Some(node) };
+    let Some(image) = image else { return true };
+    Template::from_node(image)
+        .and_then(|template| template.value(scope))
+        .map_or(true, |value| !value.is_primitive() || !value.text().trim().is_empty())
 }
 
 /// The one combination of a matrix that the server has expanded.
@@ -288,6 +305,8 @@ impl<'a> Executor<'a> {
         for directory in [&spec.places.workspace, &scratch.join("temp"), &scratch.join("bin")] {
             fs::create_dir_all(directory).map_err(|error| named(directory, &error))?;
         }
+        // Steps expect it to be there; one that needs no tools does not fail for it.
+        let _ = fs::create_dir_all(&spec.places.tool_cache);
         let event = spec.github.get("event").cloned().unwrap_or_else(|| serde_json::json!({}));
         let event_path = scratch.join("event.json");
         fs::write(&event_path, event.to_string()).map_err(|error| named(&event_path, &error))?;
@@ -370,6 +389,7 @@ impl<'a> Executor<'a> {
                     Status::Success => Conclusion::Success,
                     Status::Failure => Conclusion::Failure,
                     Status::Cancelled => Conclusion::Cancelled,
+                    Status::Skipped => Conclusion::Skipped,
                 })
             }
             Ok(false) => {
@@ -396,7 +416,7 @@ impl<'a> Executor<'a> {
         self.set_env(env);
         let env = self.job.env.render(&self.view(frame, &[]))?;
         self.set_env(env);
-        let needs = needs_status(self.spec.needs.values().map(|need| need.result.as_ref()));
+        let needs = needs_status(self.spec.needs.values());
         let success = Condition::success();
         let condition = self.job.condition.as_ref().unwrap_or(&success);
         if !condition.holds(&JobView { view: self.view(frame, &[]), needs })? {

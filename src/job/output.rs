@@ -103,6 +103,17 @@ impl Interpreter {
     }
 }
 
+/// The rows of a message: what comes before it stands in the first, the others are indented.
+fn lines(before: &str, message: &str, rows: &mut RowSink<'_>, masker: &mut Masker) -> io::Result<()> {
+    let mut lines = message.lines();
+    rows.row(&format!("{before}{}", lines.next().unwrap_or_default()), masker)?;
+    lines.try_for_each(|line| rows.row(&format!("  {line}"), masker))
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
 impl Rules {
     fn row(&mut self, row: &RawRow<'_>, rows: &mut RowSink<'_>, masker: &mut Masker) -> io::Result<()> {
         let text = row.text.as_ref();
@@ -187,15 +198,15 @@ impl Rules {
             }
             Some(Command::Debug(message)) => {
                 if self.debug {
-                    rows.row(&format!("##[debug]{message}"), masker)
+                    lines("##[debug]", &message, rows, masker)
                 } else {
                     Ok(())
                 }
             }
             Some(Command::Annotation { level, prefix, message }) => {
-                rows.row(&format!("##[{level}]{prefix}{message}"), masker)
+                lines(&format!("##[{level}]{prefix}"), &message, rows, masker)
             }
-            Some(Command::Group(title)) => rows.row(&format!("::group::{title}"), masker),
+            Some(Command::Group(title)) => rows.row(&format!("::group::{}", one_line(&title)), masker),
             Some(Command::EndGroup) => rows.row("::endgroup::", masker),
         }
     }

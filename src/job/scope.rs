@@ -291,6 +291,7 @@ const fn status_word(status: Status) -> &'static str {
         Status::Success => "success",
         Status::Failure => "failure",
         Status::Cancelled => "cancelled",
+        Status::Skipped => "skipped",
     }
 }
 
@@ -317,17 +318,18 @@ impl Scope for JobView<'_> {
     }
 }
 
-/// How the jobs that a job needs stand together, for `success()`, `failure()` and `cancelled()` in its `if`.
+/// How the jobs that a job needs stand together, for `success()`, `failure()` and `cancelled()` in its `if`: those
+/// that it names and, as far as they are known, all before them.
 #[must_use]
-pub fn needs_status<'a>(results: impl IntoIterator<Item = Option<&'a Conclusion>>) -> Status {
+pub fn needs_status<'a>(needs: impl IntoIterator<Item = &'a Need>) -> Status {
     let mut status = Status::Success;
-    for result in results.into_iter().flatten() {
+    for result in needs.into_iter().flat_map(|need| need.result.iter().chain(&need.before)) {
         match result {
             Conclusion::Success => {}
             Conclusion::Cancelled => return Status::Cancelled,
             Conclusion::Failure => status = Status::Failure,
             // A job that was skipped was skipped for a reason: what needs it is skipped too, unless it says always().
-            Conclusion::Skipped if status == Status::Success => status = Status::Failure,
+            Conclusion::Skipped if status == Status::Success => status = Status::Skipped,
             Conclusion::Skipped => {}
         }
     }

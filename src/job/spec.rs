@@ -150,6 +150,9 @@ pub struct Need {
     pub result: Option<Conclusion>,
     /// Its outputs.
     pub outputs: BTreeMap<String, String>,
+    /// How the jobs ended that it needed itself, and those before them; a server does not tell.
+    #[serde(default)]
+    pub before: Vec<Conclusion>,
 }
 
 /// The runner as jobs see it in the `runner` context.

@@ -302,7 +302,7 @@ impl Instance {
         let fixed = Fixed::new(&spec, id, Object::new(), Object::new(), false);
         let frame = Frame::of_job(&spec.inputs);
         let view = View { fixed: &fixed, frame: &frame, env: &[], status: Status::Success };
-        let status = needs_status(needs.values().map(|need| need.result.as_ref()));
+        let status = needs_status(needs.values());
         let success = Condition::success();
         let condition = self.job(id).condition.as_ref().unwrap_or(&success);
         condition.holds(&JobView { view, needs: status }).map_err(|error| self.said(&error))

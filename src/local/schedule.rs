@@ -3,7 +3,7 @@
 //! What a server does otherwise: `needs`, `fail-fast`, `max-parallel`, and workflows that jobs call, whose jobs are
 //! jobs of their own here.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -103,6 +103,25 @@ struct Live {
     caller: Option<(usize, Run)>,
     /// Nothing of it is to begin any more.
     cancelled: bool,
+}
+
+impl Live {
+    /// How the jobs ended that come before a job, each way once.
+    fn before(&self, id: &str) -> Vec<Conclusion> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            for need in &self.instance.job(id).needs {
+                let Some(State::Over(over)) = self.jobs.get(&need.value) else { continue };
+                if seen.insert(need.value.as_str()) {
+                    found.extend(over.result.filter(|result| !found.contains(result)));
+                    open.push(&need.value);
+                }
+            }
+        }
+        found
+    }
 }
 
 /// A variant whose turn has not come.
@@ -257,7 +276,10 @@ impl Board<'_> {
                     .needs
                     .iter()
                     .map(|need| match live.jobs.get(&need.value) {
-                        Some(State::Over(result)) => Some((need.value.clone(), result.clone())),
+                        Some(State::Over(result)) => {
+                            let before = live.before(&need.value);
+                            Some((need.value.clone(), Need { before, ..result.clone() }))
+                        }
                         Some(_) => None,
                         None => Some((need.value.clone(), Need::default())),
                     })

@@ -83,6 +83,10 @@ pub struct Job {
     pub permissions: Option<Node>,
     /// `concurrency` as written.
     pub concurrency: Option<Node>,
+    /// `environment` as written.
+    pub environment: Option<Node>,
+    /// `snapshot` as written.
+    pub snapshot: Option<Node>,
     /// `uses`: the workflow to call.
     pub uses: Option<Spanned<String>>,
     /// `with`: inputs of the called workflow.
@@ -183,6 +187,8 @@ pub struct Step {
     pub place: Place,
     /// `id`.
     pub id: Option<String>,
+    /// Where the id is; where the step begins if it has none.
+    pub id_place: Place,
     /// `name`.
     pub name: Option<Template>,
     /// `if`; `None` means [`Condition::success`].

@@ -33,18 +33,38 @@ pub(super) struct Placed {
     text: Arc<str>,
     /// How far lines after the first are indented in the file.
     indent: usize,
+    /// Where its lines are in the file, if they were folded into one.
+    folds: Option<Arc<[(usize, Place)]>>,
 }
 
 impl Placed {
     fn parse(text: &str, place: Place, indent: usize) -> Result<Self, EvaluationError> {
-        match Expression::parse(text) {
-            Ok(expression) => Ok(Self { place, expression, text: text.into(), indent }),
+        Self::parsed(Expression::parse(text), text, place, indent)
+    }
+
+    fn condition(text: &str, place: Place, indent: usize) -> Result<Self, EvaluationError> {
+        Self::parsed(Expression::parse_condition(text), text, place, indent)
+    }
+
+    fn parsed(
+        parsed: Result<Expression, ExpressionError>,
+        text: &str,
+        place: Place,
+        indent: usize,
+    ) -> Result<Self, EvaluationError> {
+        match parsed {
+            Ok(expression) => Ok(Self { place, expression, text: text.into(), indent, folds: None }),
             Err(error) => Err(located(&error, text, place, indent)),
         }
     }
 
     fn evaluate(&self, scope: &dyn Scope) -> Result<Value, EvaluationError> {
-        self.expression.evaluate(scope).map_err(|error| located(&error, &self.text, self.place, self.indent))
+        self.expression.evaluate(scope).map_err(|error| {
+            EvaluationError::new(
+                error.position.map_or(self.place, |position| self.at(position)),
+                error.message,
+            )
+        })
     }
 
     /// Whether there is nothing in it.
@@ -54,13 +74,35 @@ impl Placed {
 
     /// The place in the file of a position in the expression (in characters from 1).
     pub(super) fn at(&self, position: usize) -> Place {
-        advance(self.place, &self.text, position, self.indent)
+        match &self.folds {
+            Some(folds) => unfold(folds, &self.text, position),
+            None => advance(self.place, &self.text, position, self.indent),
+        }
     }
 }
 
 fn located(error: &ExpressionError, text: &str, place: Place, indent: usize) -> EvaluationError {
     let place = error.position.map_or(place, |position| advance(place, text, position, indent));
     EvaluationError::new(place, &error.message)
+}
+
+/// The place of the character at `position` (from 1) of a text whose lines were folded into one.
+fn unfold(folds: &[(usize, Place)], text: &str, position: usize) -> Place {
+    let mut place = folds.first().map_or(Place::START, |(_, place)| *place);
+    let mut seen = 0;
+    let mut lines = folds.iter().peekable();
+    for (at, character) in text.chars().enumerate() {
+        let blank = character.is_whitespace();
+        if !blank && let Some((_, begin)) = lines.next_if(|(count, _)| *count == seen) {
+            place = *begin;
+        }
+        if at + 1 >= position {
+            break;
+        }
+        seen += usize::from(!blank);
+        place.column += 1;
+    }
+    place
 }
 
 /// The place of the character at `position` (from 1) of a text that begins at `place`.
@@ -73,6 +115,9 @@ fn advance(place: Place, text: &str, position: usize, indent: usize) -> Place {
         }
     })
 }
+
+/// How the expressions of a text are read.
+type Parse = fn(&str, Place, usize) -> Result<Placed, EvaluationError>;
 
 /// A scalar of a workflow: a literal, or text with expressions inside. Clones share it.
 #[derive(Debug, Clone)]
@@ -103,7 +148,8 @@ impl Template {
     /// # Errors
     /// An expression that cannot be read, or is not closed, with its place.
     pub fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
-        Self::read(text, place, 0, |offset| advance(place, text, text[..offset].chars().count() + 1, 0))
+        let locate = |offset: usize| advance(place, text, text[..offset].chars().count() + 1, 0);
+        Self::read(text, place, 0, Placed::parse, locate)
     }
 
     /// A text without anything in it.
@@ -120,6 +166,10 @@ impl Template {
     /// # Errors
     /// As [`Template::parse`], and a node that is no scalar.
     pub fn from_node(node: &Node) -> Result<Self, EvaluationError> {
+        Self::of_node(node, Placed::parse)
+    }
+
+    fn of_node(node: &Node, parse: Parse) -> Result<Self, EvaluationError> {
         let (value, source) = match &node.kind {
             Kind::Null => (Value::Null, "".into()),
             Kind::Bool(value) => (Value::Bool(*value), value.to_string().into()),
@@ -127,7 +177,7 @@ impl Template {
             Kind::String(text) => {
                 let mut places = node.expressions.iter().flatten().copied();
                 let indent = if let Style::Block { indent } = node.style { indent } else { 0 };
-                return Self::read(text, node.place, indent, |_| places.next().unwrap_or(node.place));
+                return Self::read(text, node.place, indent, parse, |_| places.next().unwrap_or(node.place));
             }
             Kind::Sequence(_) | Kind::Mapping(_) => {
                 let message = format!("this must be text, a number or a boolean, not {}", node.kind_name());
@@ -142,6 +192,7 @@ impl Template {
         text: &str,
         place: Place,
         indent: usize,
+        parse: Parse,
         mut locate: impl FnMut(usize) -> Place,
     ) -> Result<Self, EvaluationError> {
         let mut parts = Vec::new();
@@ -160,7 +211,7 @@ impl Template {
                 parts.push(Part::Text(text[at..open].to_owned()));
             }
             let place = Place::new(opening.line, opening.column + OPEN.len());
-            let placed = Placed::parse(&text[inside..inside + length], place, indent)?;
+            let placed = parse(&text[inside..inside + length], place, indent)?;
             parts.push(Part::Expression(placed));
             // A `${{` within the expression's strings has a place of its own.
             for (inner, _) in text[inside..inside + length].match_indices(OPEN) {
@@ -291,7 +342,10 @@ impl Condition {
     /// # Errors
     /// An expression that cannot be read, with its place.
     pub fn parse(text: &str, place: Place) -> Result<Self, EvaluationError> {
-        Self::read(text, place, (place, 0), || Template::parse(text, place))
+        Self::read(text, place, (place, 0), || {
+            let locate = |offset: usize| advance(place, text, text[..offset].chars().count() + 1, 0);
+            Template::read(text, place, 0, Placed::condition, locate)
+        })
     }
 
     /// Reads the scalar of an `if`; nothing means `success()`.
@@ -309,7 +363,27 @@ impl Condition {
             Style::Quoted => (Place::new(line, column + 1), 0),
             Style::Block { indent } => (Place::new(line + 1, indent + 1), indent),
         };
-        Self::read(&text, node.place, inside, || Template::from_node(node))
+        if let Some(folds) = &node.folds
+            && !text.trim().is_empty()
+        {
+            let test = match Expression::parse_condition(&text) {
+                Ok(expression) => Placed {
+                    place: node.place,
+                    expression,
+                    text: text.as_str().into(),
+                    indent: 0,
+                    folds: Some(folds.as_slice().into()),
+                },
+                Err(error) => {
+                    let place = error.position.map_or(node.place, |at| unfold(folds, &text, at));
+                    return Err(EvaluationError::new(place, error.message));
+                }
+            };
+            let needs_success = !test.expression.uses_status_function();
+            let source = text.trim().to_owned();
+            return Ok(Self { place: node.place, source, test: Test::Expression(test), needs_success });
+        }
+        Self::read(&text, node.place, inside, || Template::of_node(node, Placed::condition))
     }
 
     fn read(
@@ -328,7 +402,7 @@ impl Condition {
                 _ => Test::Text(template),
             }
         } else {
-            Test::Expression(Placed::parse(text, inside, indent)?)
+            Test::Expression(Placed::condition(text, inside, indent)?)
         };
         let needs_success = match &test {
             Test::True => true,

@@ -10,7 +10,7 @@ mod source;
 
 use std::fmt;
 
-pub use reader::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_INPUT_BYTES, MAX_NODES, parse};
+pub use reader::{MAX_DEPTH, MAX_EXPANDED_BYTES, MAX_INPUT_BYTES, MAX_NODES, parse, parse_all};
 
 /// A position in a source text. Both numbers start at 1; columns count characters, not bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,15 +41,24 @@ impl fmt::Display for Place {
 /// A value in a document, and where it begins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Where the value begins. For a node that an alias stands for: where the anchored value is.
+    /// Where the value begins; of a block scalar, where its `|` or `>` is. For a node that an alias stands for: where
+    /// the anchored value is.
     pub place: Place,
     /// How the scalar was written; tells a block scalar from the others, for positions inside it.
     pub style: Style,
     /// Where each `${{` of a string stands in the source; `None` if it has none.
     pub expressions: Option<Box<[Place]>>,
+    /// Of a string that is folded over several lines, where each line begins.
+    pub folds: Folds,
     /// The value.
     pub kind: Kind,
 }
+
+/// For each line of a folded string: how many characters that are no blanks come before it, and where its first one is.
+///
+/// Folding changes blanks only, so these are the same in the source and in the value.
+#[expect(clippy::box_collection, reason = "every node has it and few need it: one word")]
+pub type Folds = Option<Box<Vec<(usize, Place)>>>;
 
 /// How a scalar is written in the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

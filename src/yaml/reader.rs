@@ -17,6 +17,8 @@ pub const MAX_NODES: usize = 420_000;
 pub const MAX_EXPANDED_BYTES: usize = 48 << 20;
 /// How many commas a document may have: the scanner holds a whole `[…]` or `{…}` in memory.
 const MAX_COMMAS: usize = 300_000;
+/// Up to how many bytes of a folded string it is noted where its lines are: conditions are shorter.
+const MAX_FOLDED: usize = 84_000;
 /// What a key takes besides its text.
 const KEY_BYTES: usize = 40;
 /// What an expression takes once it is read.
@@ -27,6 +29,16 @@ const EXPRESSION_BYTES: usize = 1000;
 /// # Errors
 /// The first thing that keeps the text from being one YAML document within the limits, with its place.
 pub fn parse(text: impl AsRef<[u8]>) -> Result<Node, Error> {
+    let (node, complaints) = parse_all(text)?;
+    complaints.into_iter().next().map_or(Ok(node), Err)
+}
+
+/// As [`parse`], but what is wrong and leaves the rest of the document readable (a key that comes twice, a value
+/// that its tag does not fit) comes with the document; of keys that come twice, the first counts.
+///
+/// # Errors
+/// The first thing that keeps the text from being read at all, with its place.
+pub fn parse_all(text: impl AsRef<[u8]>) -> Result<(Node, Vec<Error>), Error> {
     let text = check(text.as_ref(), MAX_INPUT_BYTES)?;
     if text.bytes().filter(|byte| *byte == b',').nth(MAX_COMMAS).is_some() {
         let message = format!("the document has more than {MAX_COMMAS} commas; it is too large to be read");
@@ -39,6 +51,7 @@ pub fn parse(text: impl AsRef<[u8]>) -> Result<Node, Error> {
         root: None,
         anchors: HashMap::new(),
         size: Size::default(),
+        complaints: Vec::new(),
     };
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| explain(&error, text))?;
@@ -50,12 +63,9 @@ pub fn parse(text: impl AsRef<[u8]>) -> Result<Node, Error> {
             event => reader.event(event, span)?,
         }
     }
-    Ok(reader.root.unwrap_or(Node {
-        place: Place::START,
-        style: Style::Plain,
-        expressions: None,
-        kind: Kind::Null,
-    }))
+    let nothing =
+        Node { place: Place::START, style: Style::Plain, expressions: None, folds: None, kind: Kind::Null };
+    Ok((reader.root.unwrap_or(nothing), reader.complaints))
 }
 
 fn place(span: Span) -> Place {
@@ -65,7 +75,7 @@ fn place(span: Span) -> Place {
 /// The parser's complaint in words that name a tab where one is to blame.
 fn explain(error: &ScanError, text: &str) -> Error {
     let at = Place::new(error.marker().line().max(1), error.marker().col() + 1);
-    let lines = text.lines().enumerate().skip(at.line.saturating_sub(2)).take(2);
+    let lines = text.lines().enumerate().skip(at.line.saturating_sub(2)).take(3);
     for (number, line) in lines {
         let indentation = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
         if let Some(tab) = indentation.find('\t') {
@@ -74,6 +84,12 @@ fn explain(error: &ScanError, text: &str) -> Error {
                 "a tab is used as indentation; YAML allows spaces only",
             );
         }
+    }
+    if error.info().contains("unknown anchor") {
+        let line = text.lines().nth(at.line - 1).unwrap_or_default();
+        let rest: String = line.chars().skip(at.column - 1).skip_while(|c| *c != '*').skip(1).collect();
+        let name = rest.split(|c: char| c.is_whitespace() || ",[]{}".contains(c)).next().unwrap_or_default();
+        return Error::new(at, format!("there is no anchor '{}' for this alias", shorten(name)));
     }
     if error.info().contains("recursion limit") {
         return Error::new(at, format!("collections are nested deeper than {MAX_DEPTH}"));
@@ -111,6 +127,8 @@ enum Content {
     Mapping {
         entries: Vec<(Key, Node)>,
         key: Option<Key>,
+        /// The key is here a second time: its value is let go.
+        again: bool,
         names: HashSet<String>,
         merges: Vec<(usize, Node)>,
     },
@@ -122,9 +140,22 @@ struct Reader<'a> {
     root: Option<Node>,
     anchors: HashMap<usize, Anchored>,
     size: Size,
+    /// What is wrong and does not end the reading.
+    complaints: Vec<Error>,
 }
 
+/// How many complaints are kept.
+const MAX_COMPLAINTS: usize = 1000;
+/// For how many keys that come twice the first one is looked for.
+const SEARCHED: usize = 100;
+
 impl Reader<'_> {
+    fn complain(&mut self, place: Place, message: String) {
+        if self.complaints.len() < MAX_COMPLAINTS {
+            self.complaints.push(Error::new(place, message));
+        }
+    }
+
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Error> {
         let place = place(span);
         match event {
@@ -151,6 +182,7 @@ impl Reader<'_> {
                 Content::Mapping {
                     entries: Vec::new(),
                     key: None,
+                    again: false,
                     names: HashSet::new(),
                     merges: Vec::new(),
                 },
@@ -182,25 +214,34 @@ impl Reader<'_> {
     }
 
     fn key(&mut self, text: &str, style: ScalarStyle, place: Place) -> Result<(), Error> {
-        let Some(Open { content: Content::Mapping { entries, key, names, .. }, .. }) = self.open.last_mut()
+        let Some(Open { content: Content::Mapping { entries, key, names, again, .. }, .. }) =
+            self.open.last_mut()
         else {
             return Ok(());
         };
         let merges = text == "<<" && style == ScalarStyle::Plain;
-        if !merges && !names.insert(text.to_owned()) {
-            let first = entries.iter().find(|(key, _)| key.text == text).map_or(place, |(key, _)| key.place);
-            return Err(Error::new(
-                place,
-                format!("the key '{}' is here a second time (first in line {})", shorten(text), first.line),
-            ));
-        }
         *key = Some(Key { place, text: text.to_owned() });
+        if !merges && !names.insert(text.to_owned()) {
+            *again = true;
+            let message = match self.complaints.len() {
+                0..SEARCHED => {
+                    let first = entries.iter().find(|(key, _)| key.text == text);
+                    let line = first.map_or(place, |(key, _)| key.place).line;
+                    format!("the key '{}' is here a second time (first in line {line})", shorten(text))
+                }
+                _ => format!("the key '{}' is here a second time", shorten(text)),
+            };
+            self.complain(place, message);
+        }
         Ok(())
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
         let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
-        let indent = if block { self.cursor.indent_after(span.start.index()) } else { 0 };
+        let (header, indent) = if block { self.cursor.block(span.start.index()) } else { (None, 0) };
+        let folded = matches!(style, ScalarStyle::Plain | ScalarStyle::Folded) && text.len() < MAX_FOLDED;
+        let folds = (folded && span.end.line() > span.start.line() && !text.contains("${{"))
+            .then(|| Box::new(self.cursor.folds(span.start.index(), text)));
         let expressions =
             text.contains("${{").then(|| self.cursor.places("${{", span.start.index(), span.end.index()));
         let tagged = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
@@ -209,12 +250,22 @@ impl Reader<'_> {
             (ScalarStyle::Plain, _) | (_, Some("int" | "float" | "bool" | "null")) => scalar::resolve(text),
             _ => Kind::String(text.to_owned()),
         };
+        let fits = match tagged {
+            Some("int") => matches!(&kind, Kind::Number { text, .. } if !text.contains(['.', 'e', 'E'])),
+            Some("float") => matches!(kind, Kind::Number { .. }),
+            Some("bool") => matches!(kind, Kind::Bool(_)),
+            Some("null") => matches!(kind, Kind::Null),
+            _ => true,
+        };
+        if let (false, Some(tag)) = (fits, tagged) {
+            self.complain(place(span), format!("'{}' is not of the type '!!{tag}'", shorten(text)));
+        }
         let style = match style {
             ScalarStyle::Plain => Style::Plain,
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
             ScalarStyle::Literal | ScalarStyle::Folded => Style::Block { indent },
         };
-        Node { place: place(span), style, expressions, kind }
+        Node { place: header.unwrap_or_else(|| place(span)), style, expressions, folds, kind }
     }
 
     fn begin(&mut self, place: Place, anchor: usize, content: Content) -> Result<(), Error> {
@@ -245,7 +296,7 @@ impl Reader<'_> {
                 Kind::Mapping(entries)
             }
         };
-        let node = Node { place, style: Style::Plain, expressions: None, kind };
+        let node = Node { place, style: Style::Plain, expressions: None, folds: None, kind };
         self.complete(node, anchor, before, inner_depth + 1)
     }
 
@@ -298,8 +349,11 @@ impl Reader<'_> {
         parent.inner_depth = parent.inner_depth.max(depth);
         match &mut parent.content {
             Content::Sequence(items) => items.push(node),
-            Content::Mapping { entries, key, names, merges } => {
+            Content::Mapping { entries, key, again, names, merges } => {
                 if let Some(key) = key.take() {
+                    if std::mem::take(again) {
+                        return Ok(());
+                    }
                     if key.text == "<<" && !names.contains("<<") {
                         merges.push((entries.len(), node));
                     } else {

@@ -36,6 +36,13 @@ fn end_of(text: &str) -> Place {
     Place::new(text.matches('\n').count() + 1, text[line_start..].chars().count() + 1)
 }
 
+/// Whether this can follow the `|` or `>` of a block scalar in its line.
+fn is_block_header(rest: &str) -> bool {
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-'));
+    rest.is_empty()
+        || rest.starts_with([' ', '\t']) && matches!(rest.trim_start().chars().next(), None | Some('#'))
+}
+
 /// A position that moves forward through the text and knows its line and column.
 pub(super) struct Cursor<'a> {
     text: &'a str,
@@ -64,11 +71,53 @@ impl<'a> Cursor<'a> {
         found.into()
     }
 
-    /// How far the first line with text after a position is indented, in characters.
-    pub(super) fn indent_after(&mut self, start: usize) -> usize {
+    /// Where the `|` or `>` of the block scalar stands whose text begins at a position, and how far the text is
+    /// indented, in characters.
+    pub(super) fn block(&mut self, start: usize) -> (Option<Place>, usize) {
         self.forward(start);
-        let line = self.text[self.byte..].lines().skip(1).find(|line| !line.trim().is_empty());
-        line.map_or(0, |line| line.len() - line.trim_start_matches(' ').len())
+        let line_start = self.text[..self.byte].rfind(['\n', '\r']).map_or(0, |at| at + 1);
+        let line = self.text[line_start..].lines().find(|line| !line.trim().is_empty());
+        let indent = line.map_or(0, |line| line.len() - line.trim_start_matches(' ').len());
+        let before = self.text[..self.byte].trim_end();
+        let head_start = before.rfind(['\n', '\r']).map_or(0, |at| at + 1);
+        let head = &before[head_start..];
+        let Some((at, _)) = head.match_indices(['|', '>']).find(|(at, _)| is_block_header(&head[at + 1..]))
+        else {
+            return (None, indent);
+        };
+        let between = &self.text[head_start..self.byte];
+        let lines = between.matches('\n').count() + between.replace("\r\n", "").matches('\r').count();
+        let place = Place::new(self.place.line.saturating_sub(lines).max(1), head[..at].chars().count() + 1);
+        (Some(place), indent)
+    }
+
+    /// Where the lines of a folded string begin that starts at a position; the cursor stays where it starts.
+    pub(super) fn folds(&mut self, start: usize, value: &str) -> Vec<(usize, Place)> {
+        self.forward(start);
+        let mut left = value.chars().filter(|c| !c.is_whitespace()).count();
+        let mut seen = 0;
+        let mut place = self.place;
+        let mut begins = true;
+        let mut found = Vec::new();
+        let mut rest = self.text[self.byte..].chars().peekable();
+        while left > 0
+            && let Some(character) = rest.next()
+        {
+            if character == '\n' || character == '\r' && rest.peek() != Some(&'\n') {
+                place = Place::new(place.line + 1, 1);
+                begins = true;
+                continue;
+            }
+            if !character.is_whitespace() {
+                if std::mem::take(&mut begins) {
+                    found.push((seen, place));
+                }
+                seen += 1;
+                left -= 1;
+            }
+            place.column += 1;
+        }
+        found
     }
 
     fn forward(&mut self, character: usize) {

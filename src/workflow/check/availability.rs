@@ -4,11 +4,14 @@
 //! adds the `gitea` context and evaluates `uses` and `shell` of a step.
 
 use super::Problems;
-use crate::workflow::template::Placed;
+use crate::workflow::expression::MAX_LENGTH;
+use crate::workflow::template::{Placed, Template};
 
 /// Where an expression stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Where {
+    /// Where no expression may be.
+    Nowhere,
     RunName,
     WorkflowEnv,
     Defaults,
@@ -16,8 +19,11 @@ pub(super) enum Where {
     Job,
     JobIf,
     JobEnv,
-    Container,
+    ContainerEnv,
+    Credentials,
+    EnvironmentUrl,
     CallSecrets,
+    CallOutputs,
     Outputs,
     Step,
     StepIf,
@@ -29,6 +35,7 @@ impl Where {
     /// The place in the words of a message.
     fn name(self) -> &'static str {
         match self {
+            Self::Nowhere => "here",
             Self::RunName => "for the whole workflow",
             Self::WorkflowEnv => "in the 'env' of the workflow",
             Self::Defaults => "in 'defaults'",
@@ -36,8 +43,11 @@ impl Where {
             Self::Job => "in this key of a job",
             Self::JobIf => "in the 'if' of a job",
             Self::JobEnv => "in the 'env' of a job",
-            Self::Container => "in 'container' and 'services'",
+            Self::ContainerEnv => "in the 'env' of a container",
+            Self::Credentials => "in 'credentials'",
+            Self::EnvironmentUrl => "in the 'url' of 'environment'",
             Self::CallSecrets => "in 'secrets' of a job",
+            Self::CallOutputs => "in the outputs of 'workflow_call'",
             Self::Outputs => "in the outputs of a job",
             Self::Step => "in a step",
             Self::StepIf => "in the 'if' of a step",
@@ -48,7 +58,9 @@ impl Where {
 
     fn contexts(self) -> &'static [&'static str] {
         match self {
+            Self::Nowhere => &[],
             Self::RunName => &["github", "inputs", "vars"],
+            Self::CallOutputs => &["github", "inputs", "vars", "jobs"],
             Self::WorkflowEnv => &["github", "inputs", "vars", "secrets"],
             Self::Strategy | Self::JobIf => &["github", "inputs", "vars", "needs"],
             Self::Defaults => &["github", "inputs", "vars", "needs", "strategy", "matrix", "env"],
@@ -59,7 +71,16 @@ impl Where {
             Self::StepIf => {
                 &["github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env"]
             }
-            Self::Container | Self::Outputs | Self::Step => &[
+            Self::Credentials => {
+                &["github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "env"]
+            }
+            Self::ContainerEnv => &[
+                "github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "job", "runner", "env",
+            ],
+            Self::EnvironmentUrl => {
+                &["github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env"]
+            }
+            Self::Outputs | Self::Step => &[
                 "github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "steps", "job",
                 "runner", "env",
             ],
@@ -82,11 +103,27 @@ impl Where {
     }
 }
 
+/// Notes a text that is too long to be one expression: GitHub computes a text with `${{ }}` in it as a whole.
+pub(super) fn length(template: &Template, problems: &mut Problems) {
+    if !template.is_literal() && template.source().encode_utf16().count() > MAX_LENGTH {
+        let message = format!("Exceeded max expression length {MAX_LENGTH}: this text with its expressions");
+        problems.error(template.place, "expression", message);
+    }
+}
+
 /// Notes every context and function that is not to be had in a place.
 pub(super) fn check<'a>(expressions: impl Iterator<Item = &'a Placed>, at: Where, problems: &mut Problems) {
     for placed in expressions {
         if placed.is_empty() {
             problems.error(placed.place, "expression", "an expression was expected between '${{' and '}}'");
+        }
+        if at == Where::Nowhere {
+            problems.error(placed.place, "expression", "no expression ('${{ }}') may be here");
+            continue;
+        }
+        for failing in placed.expression.failing() {
+            let place = failing.position.map_or(placed.place, |position| placed.at(position));
+            problems.error(place, "expression", failing.message);
         }
         for reference in placed.expression.references() {
             let name = match reference.name.as_str() {
@@ -104,6 +141,12 @@ pub(super) fn check<'a>(expressions: impl Iterator<Item = &'a Placed>, at: Where
                         at.contexts().join(", ")
                     ),
                 );
+            }
+        }
+        if at != Where::JobIf {
+            for (name, position) in placed.expression.named_statuses() {
+                let message = format!("Too many parameters supplied: '{name}'");
+                problems.error(placed.at(position), "function", message);
             }
         }
         for (name, position) in placed.expression.functions() {

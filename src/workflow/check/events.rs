@@ -1,49 +1,128 @@
-//! `on`: event names, filters, patterns and schedules.
+//! `on`: event names, their types and filters, patterns and schedules.
 
 use super::Problems;
-use crate::workflow::model::Triggers;
+use super::cron::bad_cron;
+use super::patterns::bad_pattern;
+use crate::workflow::model::{Trigger, Triggers};
 use crate::workflow::parse::did_you_mean;
 use crate::yaml::{Kind, Node};
 
-/// The events that GitHub or Gitea know.
-const EVENTS: &[&str] = &[
-    "branch_protection_rule",
-    "check_run",
-    "check_suite",
-    "create",
-    "delete",
-    "deployment",
-    "deployment_status",
-    "discussion",
-    "discussion_comment",
-    "fork",
-    "gollum",
-    "image_version",
-    "issue_comment",
-    "issues",
-    "label",
-    "merge_group",
-    "milestone",
-    "page_build",
-    "project",
-    "project_card",
-    "project_column",
-    "public",
-    "pull_request",
-    "pull_request_comment",
-    "pull_request_review",
-    "pull_request_review_comment",
-    "pull_request_target",
-    "push",
-    "registry_package",
-    "release",
-    "repository_dispatch",
-    "schedule",
-    "status",
-    "watch",
-    "workflow_call",
-    "workflow_dispatch",
-    "workflow_run",
+/// The events that GitHub or Gitea know, each with its types; those of repository_dispatch are free.
+const EVENTS: &[(&str, &[&str])] = &[
+    ("branch_protection_rule", CHANGES),
+    ("check_run", &["completed", "created", "rerequested", "requested_action"]),
+    ("check_suite", &["completed", "requested", "rerequested"]),
+    ("create", &[]),
+    ("delete", &[]),
+    ("deployment", &["created"]),
+    ("deployment_status", &["created"]),
+    (
+        "discussion",
+        &[
+            "created",
+            "edited",
+            "deleted",
+            "transferred",
+            "pinned",
+            "unpinned",
+            "labeled",
+            "unlabeled",
+            "locked",
+            "unlocked",
+            "category_changed",
+            "answered",
+            "unanswered",
+        ],
+    ),
+    ("discussion_comment", CHANGES),
+    ("fork", &[]),
+    ("gollum", &[]),
+    ("image_version", &["created", "ready", "deleted"]),
+    ("issue_comment", CHANGES),
+    (
+        "issues",
+        &[
+            "opened",
+            "edited",
+            "deleted",
+            "transferred",
+            "pinned",
+            "unpinned",
+            "closed",
+            "reopened",
+            "assigned",
+            "unassigned",
+            "labeled",
+            "unlabeled",
+            "locked",
+            "unlocked",
+            "milestoned",
+            "demilestoned",
+            "field_added",
+            "field_removed",
+            "typed",
+            "untyped",
+            "label_updated",
+            "label_cleared",
+        ],
+    ),
+    ("label", CHANGES),
+    ("merge_group", &["checks_requested"]),
+    ("milestone", &["created", "closed", "opened", "edited", "deleted"]),
+    ("page_build", &[]),
+    ("project", &["created", "closed", "reopened", "edited", "deleted"]),
+    ("project_card", &["created", "moved", "converted", "edited", "deleted"]),
+    ("project_column", &["created", "updated", "moved", "deleted"]),
+    ("public", &[]),
+    ("pull_request", PULL_REQUEST),
+    ("pull_request_comment", CHANGES),
+    ("pull_request_review", &["submitted", "edited", "dismissed"]),
+    ("pull_request_review_comment", CHANGES),
+    ("pull_request_target", PULL_REQUEST),
+    ("push", &[]),
+    ("registry_package", &["published", "updated"]),
+    (
+        "release",
+        &["published", "unpublished", "created", "edited", "deleted", "prereleased", "released", "updated"],
+    ),
+    ("repository_dispatch", &[]),
+    ("schedule", &[]),
+    ("status", &[]),
+    ("watch", &["started"]),
+    ("workflow_call", &[]),
+    ("workflow_dispatch", &[]),
+    ("workflow_run", &["requested", "completed", "in_progress"]),
+];
+
+const CHANGES: &[&str] = &["created", "edited", "deleted"];
+
+/// GitHub's, and those that only Gitea has.
+const PULL_REQUEST: &[&str] = &[
+    "assigned",
+    "unassigned",
+    "labeled",
+    "unlabeled",
+    "opened",
+    "edited",
+    "closed",
+    "reopened",
+    "synchronize",
+    "converted_to_draft",
+    "locked",
+    "unlocked",
+    "enqueued",
+    "dequeued",
+    "milestoned",
+    "demilestoned",
+    "ready_for_review",
+    "review_requested",
+    "review_request_removed",
+    "auto_merge_enabled",
+    "auto_merge_disabled",
+    "stacked",
+    "synchronized",
+    "label_updated",
+    "label_cleared",
 ];
 
 const FILTERS: &[&str] = &[
@@ -58,56 +137,92 @@ const FILTERS: &[&str] = &[
     "inputs",
     "outputs",
     "secrets",
-    "cron",
     "names",
     "versions",
 ];
 
+/// Filters that only some events look at; a server ignores them elsewhere.
+const OF_EVENTS: &[(&str, &[&str])] = &[
+    ("branches", &["push", "pull_request", "pull_request_target", "workflow_run", "merge_group"]),
+    ("tags", &["push"]),
+    ("paths", &["push", "pull_request", "pull_request_target"]),
+    ("workflows", &["workflow_run"]),
+    ("inputs", &["workflow_call", "workflow_dispatch"]),
+    ("outputs", &["workflow_call"]),
+    ("secrets", &["workflow_call"]),
+    ("names", &["image_version"]),
+    ("versions", &["image_version"]),
+];
+
 pub(super) fn check(triggers: &Triggers, problems: &mut Problems) {
     for (name, trigger) in &triggers.events {
-        if !EVENTS.contains(&name.as_str()) {
-            let hint = did_you_mean(name, EVENTS.iter().copied());
-            let message = format!("unknown event '{name}'{hint}");
-            if hint.is_empty() {
-                problems.warning(trigger.place, "event", message);
-            } else {
-                problems.error(trigger.place, "event", message);
-            }
+        let event = EVENTS.iter().find(|(known, _)| known == name);
+        if event.is_none() {
+            let hint = did_you_mean(name, EVENTS.iter().map(|(name, _)| *name));
+            problems.error(trigger.place, "event", format!("unknown event '{name}'{hint}"));
         }
         if name == "schedule" {
-            schedule(&trigger.filters, problems);
+            schedule(trigger, problems);
             continue;
         }
         match &trigger.filters.kind {
             Kind::Null => {}
-            Kind::Mapping(entries) => {
-                for kind in ["branches", "tags", "paths"] {
-                    let ignored = format!("{kind}-ignore");
-                    let find = |name: &str| entries.iter().find(|(key, _)| key.text == name);
-                    if let (Some((one, _)), Some((other, _))) = (find(kind), find(&ignored)) {
-                        let message =
-                            format!("'{kind}' and '{ignored}' of the event '{name}' exclude each other");
-                        problems.warning(one.place.max(other.place), "event-key", message);
-                    }
-                }
-                for (key, value) in entries {
-                    if !FILTERS.contains(&key.text.as_str()) {
-                        let hint = did_you_mean(&key.text, FILTERS.iter().copied());
-                        let message = format!("unknown key '{}' under the event '{name}'{hint}", key.text);
-                        problems.warning(key.place, "event-key", message);
-                    }
-                    if key.text.starts_with("branches")
-                        || key.text.starts_with("tags")
-                        || key.text.starts_with("paths")
-                    {
-                        patterns(&key.text, value, problems);
-                    }
-                }
+            Kind::Mapping(_) => {
+                filters(name, &trigger.filters, event.map_or(&[], |(_, types)| types), problems)
             }
             _ => {
-                problems.wrong_type(&trigger.filters, &format!("the event '{name}'"), "a mapping of filters")
+                problems.wrong_type(&trigger.filters, &format!("the event '{name}'"), "a mapping of filters");
             }
         }
+    }
+}
+
+fn filters(event: &str, node: &Node, types: &[&str], problems: &mut Problems) {
+    let entries = node.as_mapping().unwrap_or_default();
+    let find = |name: &str| entries.iter().find(|(key, _)| key.text == name);
+    for kind in ["branches", "tags", "paths"] {
+        let ignored = format!("{kind}-ignore");
+        if let (Some((one, _)), Some((other, _))) = (find(kind), find(&ignored)) {
+            let message = format!("'{kind}' and '{ignored}' of the event '{event}' exclude each other");
+            problems.warning(one.place.max(other.place), "event-key", message);
+        }
+    }
+    for (key, value) in entries {
+        let text = key.text.as_str();
+        if !FILTERS.contains(&text) {
+            let hint = did_you_mean(text, FILTERS.iter().copied());
+            let message = format!("unknown key '{text}' under the event '{event}'{hint}");
+            problems.warning(key.place, "event-key", message);
+            continue;
+        }
+        let kind = text.strip_suffix("-ignore").unwrap_or(text);
+        let looked_at = OF_EVENTS.iter().find(|(name, _)| *name == kind);
+        if let Some((_, events)) = looked_at.filter(|(_, events)| !events.contains(&event)) {
+            let message =
+                format!("the event '{event}' does not look at '{text}'; these do: {}", events.join(", "));
+            problems.warning(key.place, "event-key", message);
+        }
+        match kind {
+            "branches" | "tags" | "paths" => patterns(text, value, problems),
+            "types" => check_types(event, value, types, problems),
+            _ => {}
+        }
+    }
+}
+
+fn check_types(event: &str, node: &Node, types: &[&str], problems: &mut Problems) {
+    let items = node.as_sequence().unwrap_or(std::slice::from_ref(node));
+    for item in items {
+        let Some(text) = item.scalar_text() else {
+            problems.wrong_type(item, "'types'", "a type or a list of types");
+            continue;
+        };
+        if types.is_empty() || types.contains(&text.as_str()) || item.is_null() {
+            continue;
+        }
+        let hint = did_you_mean(&text, types.iter().copied());
+        let known = if hint.is_empty() { format!(" ({})", types.join(", ")) } else { hint };
+        problems.error(item.place, "event-type", format!("the event '{event}' has no type '{text}'{known}"));
     }
 }
 
@@ -116,7 +231,7 @@ fn patterns(key: &str, node: &Node, problems: &mut Problems) {
     for item in items {
         match item.scalar_text() {
             Some(text) => {
-                if let Some(trouble) = bad_pattern(&text) {
+                if let Some(trouble) = bad_pattern(key, &text) {
                     problems.error(
                         item.place,
                         "glob",
@@ -129,128 +244,36 @@ fn patterns(key: &str, node: &Node, problems: &mut Problems) {
     }
 }
 
-/// What is wrong with a filter pattern (`*`, `**`, `?`, `+`, `[]`, `!`).
-fn bad_pattern(text: &str) -> Option<&'static str> {
-    let body = text.strip_prefix('!').unwrap_or(text);
-    if body.is_empty() {
-        return Some("it is empty");
-    }
-    let mut characters = body.chars().peekable();
-    let mut before = None;
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' => {
-                characters.next()?;
-            }
-            '[' => {
-                let inside: String = characters.by_ref().take_while(|c| *c != ']').collect();
-                if inside.is_empty() {
-                    return Some("'[' has nothing in it");
-                }
-                if !body.contains(']') {
-                    return Some("'[' is not closed by ']'");
-                }
-                let bytes: Vec<char> = inside.chars().collect();
-                if bytes.windows(3).any(|range| range[1] == '-' && range[0] > range[2]) {
-                    return Some("a range in '[]' runs backwards");
-                }
-            }
-            '?' | '+' if before.is_none() || matches!(before, Some('*' | '?' | '+' | '/')) => {
-                return Some("'?' and '+' repeat the character before them, and there is none");
-            }
-            _ => {}
-        }
-        before = Some(character);
-    }
-    None
-}
-
-fn schedule(node: &Node, problems: &mut Problems) {
+fn schedule(trigger: &Trigger, problems: &mut Problems) {
+    let node = &trigger.filters;
     let Some(items) = node.as_sequence() else {
-        problems.wrong_type(node, "'schedule'", "a list of entries with 'cron'");
+        let place = if node.is_null() { trigger.place } else { node.place };
+        let node = Node { place, ..node.clone() };
+        problems.wrong_type(&node, "'schedule'", "a list of entries with 'cron'");
         return;
     };
     for item in items {
-        let Some(cron) = item.get("cron") else {
-            problems.error(item.place, "cron", "an entry of 'schedule' has no 'cron'");
-            continue;
-        };
-        let text = cron.scalar_text().unwrap_or_default();
-        if let Some(trouble) = bad_cron(&text) {
-            problems.error(cron.place, "cron", format!("'{text}' is no schedule: {trouble}"));
+        for (key, _) in item.as_mapping().unwrap_or_default() {
+            if !matches!(key.text.as_str(), "cron" | "timezone") {
+                let hint = did_you_mean(&key.text, ["cron", "timezone"].into_iter());
+                let message = format!("unknown key '{}' under the event 'schedule'{hint}", key.text);
+                problems.warning(key.place, "event-key", message);
+            }
+        }
+        match item.get("cron") {
+            Some(cron) => cron_text(cron, problems),
+            None => problems.error(item.place, "cron", "an entry of 'schedule' has no 'cron'"),
         }
     }
 }
 
-const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-
-/// What is wrong with a cron text: five fields, or one of Gitea's words like `@daily`.
-fn bad_cron(text: &str) -> Option<String> {
-    let words = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-    if words.contains(&text.trim()) || text.trim().starts_with("@every ") {
-        return None;
-    }
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Some(format!("it has {} fields instead of 5", fields.len()));
-    }
-    let kinds: [(&str, u32, u32, &[&str]); 5] = [
-        ("minute", 0, 59, &[]),
-        ("hour", 0, 23, &[]),
-        ("day of the month", 1, 31, &[]),
-        ("month", 1, 12, MONTHS),
-        ("day of the week", 0, 7, DAYS),
-    ];
-    fields.iter().zip(kinds).find_map(|(field, (name, least, most, words))| {
-        field
-            .split(',')
-            .any(|part| !cron_part(part, least, most, words))
-            .then(|| format!("the {name} '{field}' must be within {least} to {most}"))
-    })
-}
-
-fn cron_part(part: &str, least: u32, most: u32, words: &[&str]) -> bool {
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    if step.is_some_and(|step| !step.parse().is_ok_and(|step: u32| step > 0)) {
-        return false;
-    }
-    let value = |text: &str| -> Option<u32> {
-        let word = text.to_ascii_lowercase();
-        if let Some(at) = words.iter().position(|known| *known == word) {
-            return u32::try_from(at).ok().map(|at| at + u32::from(least == 1));
-        }
-        text.parse().ok().filter(|value| (least..=most).contains(value))
+fn cron_text(cron: &Node, problems: &mut Problems) {
+    let Some(text) = cron.scalar_text() else {
+        problems.wrong_type(cron, "'cron'", "five fields, such as '0 4 * * 1'");
+        return;
     };
-    match range.split_once('-') {
-        Some((first, last)) => {
-            matches!((value(first), value(last)), (Some(first), Some(last)) if first <= last)
-        }
-        None => matches!(range, "*" | "?") || value(range).is_some(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn crons() {
-        for right in ["0 0 * * *", "*/15 0-5,9 1 JAN-mar mon", "@daily", "0 0 1 1 7"] {
-            assert_eq!(bad_cron(right), None, "{right}");
-        }
-        for wrong in ["", "0 0 * *", "60 0 * * *", "0 24 * * *", "*/0 * * * *", "5-1 * * * *", "x * * * *"] {
-            assert!(bad_cron(wrong).is_some(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn patterns() {
-        for right in ["main", "releases/**", "!v[0-9]+.*", "v1?", "a\\[b", "**.js"] {
-            assert_eq!(bad_pattern(right), None, "{right}");
-        }
-        for wrong in ["", "!", "v[", "v[]", "[9-0]", "+a", "a**?"] {
-            assert!(bad_pattern(wrong).is_some(), "{wrong}");
-        }
+    if let Some(trouble) = bad_cron(&text) {
+        let message = format!("'{text}' is no schedule for 'cron': {trouble}");
+        problems.error(cron.place, "cron", message);
     }
 }

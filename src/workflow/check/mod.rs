@@ -1,8 +1,13 @@
 //! What `sower check` finds beyond what keeps a workflow from being read.
 
 mod availability;
+mod cron;
+mod declared;
 mod events;
+mod injection;
 mod labels;
+mod matrix;
+mod patterns;
 mod references;
 mod shapes;
 mod steps;
@@ -29,10 +34,11 @@ pub fn check_workflow_for(text: &[u8], file: &str, served: Option<&[String]>) ->
     if let Some(workflow) = &workflow {
         events::check(&workflow.on, &mut problems);
         shapes::check(workflow, &mut problems);
+        declared::check(workflow, &mut problems);
         if let Some(served) = served {
             labels::check(workflow, served, &mut problems);
         }
-        Check { workflow, problems: &mut problems }.workflow();
+        Check { workflow, inputs: references::inputs(workflow), problems: &mut problems }.workflow();
     }
     strict(problems.into_found())
 }
@@ -60,12 +66,15 @@ fn strict(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
 
 struct Check<'a> {
     workflow: &'a Workflow,
+    /// The inputs that it declares.
+    inputs: Vec<String>,
     problems: &'a mut Problems,
 }
 
 impl Check<'_> {
     fn workflow(&mut self) {
         let workflow = self.workflow;
+        self.texts([&workflow.name], Where::Nowhere);
         self.texts([&workflow.run_name], Where::RunName);
         self.env(&workflow.env, Where::WorkflowEnv, "the whole workflow");
         self.texts([&workflow.defaults.shell, &workflow.defaults.working_directory], Where::Defaults);
@@ -90,12 +99,24 @@ impl Check<'_> {
         if let Some(strategy) = &job.strategy {
             self.texts([&strategy.fail_fast, &strategy.max_parallel], Where::Strategy);
             if let Some(matrix) = &strategy.matrix {
+                matrix::check(matrix, self.problems);
                 matrix.tree.templates().into_iter().for_each(|template| self.text(template, Where::Strategy));
             }
         }
         self.raw(job.concurrency.as_ref(), own);
-        self.raw(job.container.as_ref(), Where::Container);
-        self.raw(job.services.as_ref(), Where::Container);
+        self.container(job.container.as_ref());
+        for (_, service) in job.services.as_ref().and_then(Node::as_mapping).unwrap_or_default() {
+            self.container(Some(service));
+        }
+        self.raw(job.services.as_ref().filter(|node| node.as_mapping().is_none()), own);
+        match job.environment.as_ref().map(|node| &node.kind) {
+            Some(Kind::Mapping(entries)) => {
+                for (key, node) in entries {
+                    self.raw(Some(node), if key.text == "url" { Where::EnvironmentUrl } else { own });
+                }
+            }
+            _ => self.raw(job.environment.as_ref(), own),
+        }
         job.with.iter().for_each(|(_, template)| self.text(template, own));
         if let JobSecrets::Map(entries) = &job.secrets {
             entries.iter().for_each(|(_, template)| self.text(template, Where::CallSecrets));
@@ -104,7 +125,7 @@ impl Check<'_> {
             steps::check_called_workflow(uses, self.problems);
         }
         steps::check(&job.steps, Where::Step, self.problems);
-        references::check(self.workflow, job, self.problems);
+        references::check(self.workflow, job, &self.inputs, self.problems);
     }
 
     fn texts<const N: usize>(&mut self, templates: [&Option<Template>; N], at: Where) {
@@ -112,6 +133,7 @@ impl Check<'_> {
     }
 
     fn text(&mut self, template: &Template, at: Where) {
+        availability::length(template, self.problems);
         availability::check(template.expressions(), at, self.problems);
     }
 
@@ -138,6 +160,20 @@ impl Check<'_> {
                     self.text(template, at);
                 }
             }
+        }
+    }
+
+    fn container(&mut self, node: Option<&Node>) {
+        let Some(Kind::Mapping(entries)) = node.map(|node| &node.kind) else {
+            return self.raw(node, Where::Job);
+        };
+        for (key, node) in entries {
+            let at = match key.text.as_str() {
+                "env" => Where::ContainerEnv,
+                "credentials" => Where::Credentials,
+                _ => Where::Job,
+            };
+            self.raw(Some(node), at);
         }
     }
 

@@ -1,16 +1,32 @@
-//! Names that must exist: steps and needed jobs that expressions speak of.
+//! Names that must exist: steps, needed jobs, values of the matrix and inputs that expressions speak of.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Problems;
+use super::matrix;
 use crate::workflow::model::{Env, Job, Step, StepKind, Workflow};
 use crate::workflow::parse::did_you_mean;
 use crate::workflow::template::{Placed, Template};
+use crate::yaml::Place;
 
-pub(super) fn check(workflow: &Workflow, job: &Job, problems: &mut Problems) {
-    let all: HashSet<String> =
-        job.steps.iter().filter_map(|step| step.id.as_deref()).map(str::to_lowercase).collect();
-    let mut check = References { workflow, job, all: &all, problems };
+/// The names of the inputs that a workflow declares.
+pub(super) fn inputs(workflow: &Workflow) -> Vec<String> {
+    ["workflow_dispatch", "workflow_call"]
+        .into_iter()
+        .filter_map(|event| workflow.on.events.get(event)?.filters.get("inputs")?.as_mapping())
+        .flatten()
+        .map(|(key, _)| key.text.clone())
+        .collect()
+}
+
+pub(super) fn check(workflow: &Workflow, job: &Job, inputs: &[String], problems: &mut Problems) {
+    let ids =
+        job.steps.iter().enumerate().filter_map(|(at, step)| Some((step.id.as_deref()?.to_lowercase(), at)));
+    let steps: HashMap<String, usize> = ids.collect();
+    let declared = job.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref());
+    let matrix = declared.map_or_else(|| Some(HashSet::new()), matrix::properties);
+    let mut check =
+        References { workflow, job, inputs, steps: &steps, matrix: matrix.as_ref(), at: None, problems };
     let job_texts = [&job.name, &job.timeout_minutes, &job.continue_on_error];
     job_texts.into_iter().flatten().chain(&job.runs_on.labels).for_each(|text| check.text(text));
     if let Some(condition) = &job.condition {
@@ -22,16 +38,80 @@ pub(super) fn check(workflow: &Workflow, job: &Job, problems: &mut Problems) {
     if let Some(matrix) = job.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref()) {
         matrix.tree.templates().into_iter().for_each(|text| check.text(text));
     }
-    for step in &job.steps {
+    for (at, step) in job.steps.iter().enumerate() {
+        check.at = Some(at);
         check.step(step);
     }
 }
 
+/// What the contexts that are no mappings of the workflow's own names have.
+const PROPERTIES: &[(&str, &[&str])] = &[
+    (
+        "github",
+        &[
+            "action",
+            "action_path",
+            "action_ref",
+            "action_repository",
+            "action_status",
+            "actor",
+            "actor_id",
+            "api_url",
+            "artifact_cache_size_limit",
+            "base_ref",
+            "env",
+            "event",
+            "event_name",
+            "event_path",
+            "graphql_url",
+            "head_ref",
+            "job",
+            "job_workflow_sha",
+            "path",
+            "ref",
+            "ref_name",
+            "ref_protected",
+            "ref_type",
+            "repository",
+            "repository_id",
+            "repository_owner",
+            "repository_owner_id",
+            "repository_visibility",
+            "repositoryUrl",
+            "retention_days",
+            "run_attempt",
+            "run_id",
+            "run_number",
+            "secret_source",
+            "server_url",
+            "sha",
+            "state",
+            "step_summary",
+            "output",
+            "token",
+            "triggering_actor",
+            "workflow",
+            "workflow_ref",
+            "workflow_sha",
+            "workspace",
+        ],
+    ),
+    ("runner", &["name", "os", "arch", "temp", "tool_cache", "workspace", "environment", "debug"]),
+    ("strategy", &["fail-fast", "job-index", "job-total", "max-parallel"]),
+    ("job", &["status", "container", "services", "check_run_id"]),
+];
+
 struct References<'a> {
     workflow: &'a Workflow,
     job: &'a Job,
-    /// The ids of the job's steps, in lower case.
-    all: &'a HashSet<String>,
+    /// The inputs that the workflow declares.
+    inputs: &'a [String],
+    /// The ids of the job's steps in lower case, and which step has it.
+    steps: &'a HashMap<String, usize>,
+    /// The names that `matrix` has, in lower case, if they are known.
+    matrix: Option<&'a HashSet<String>>,
+    /// The step that is looked at.
+    at: Option<usize>,
     problems: &'a mut Problems,
 }
 
@@ -71,23 +151,85 @@ impl References<'_> {
             let Some(name) = reference.properties.first() else { continue };
             let place = placed.at(reference.position);
             match reference.name.as_str() {
-                "steps" => {
-                    let known = self.all.contains(&name.to_lowercase())
-                        || name.bytes().all(|byte| byte.is_ascii_digit());
-                    if !known {
-                        let hint = did_you_mean(name, self.all.iter().map(String::as_str));
-                        let message =
-                            format!("no step of the job '{}' has the id '{name}'{hint}", self.job.id);
-                        self.problems.error(place, "undefined-step", message);
-                    }
-                }
+                "steps" => self.step_of(name, &reference.properties, place),
                 "needs" => self.need(name, &reference.properties, place),
-                _ => {}
+                "matrix" => self.matrix_value(name, place),
+                "inputs" => self.input(name, place),
+                context => self.property(context, name, place),
             }
         }
     }
 
-    fn need(&mut self, name: &str, properties: &[String], place: crate::yaml::Place) {
+    fn step_of(&mut self, name: &str, properties: &[String], place: Place) {
+        match self.steps.get(&name.to_lowercase()) {
+            Some(step) if self.at.is_some_and(|at| *step >= at) => {
+                let message = format!("the step '{name}' has not run yet when this is computed");
+                self.problems.warning(place, "later-step", message);
+            }
+            Some(_) => {}
+            None if name.bytes().all(|byte| byte.is_ascii_digit()) => {}
+            None => {
+                let hint = did_you_mean(name, self.steps.keys().map(String::as_str));
+                let message = format!("no step of the job '{}' has the id '{name}'{hint}", self.job.id);
+                self.problems.error(place, "undefined-step", message);
+                return;
+            }
+        }
+        self.one_of(&format!("steps.{name}"), properties, &["outputs", "outcome", "conclusion"], place);
+    }
+
+    /// The second property has to be one of these.
+    fn one_of(&mut self, owner: &str, properties: &[String], known: &[&str], place: Place) {
+        let Some(property) = properties.get(1) else { return };
+        if !known.iter().any(|known| known.eq_ignore_ascii_case(property)) {
+            let hint = did_you_mean(property, known.iter().copied());
+            let message = format!("'{owner}' has {} and no '{property}'{hint}", known.join(", "));
+            self.problems.error(place, "undefined-property", message);
+        }
+    }
+
+    fn matrix_value(&mut self, name: &str, place: Place) {
+        let Some(known) = self.matrix else { return };
+        if !known.contains(&name.to_lowercase()) {
+            let id = &self.job.id;
+            let message = if known.is_empty() {
+                format!("'matrix.{name}': the job '{id}' has no matrix")
+            } else {
+                let hint = did_you_mean(name, known.iter().map(String::as_str));
+                format!("the matrix of the job '{id}' has no '{name}'{hint}")
+            };
+            self.problems.error(place, "undefined-matrix", message);
+        }
+    }
+
+    fn input(&mut self, name: &str, place: Place) {
+        if self.inputs.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return;
+        }
+        let on = &self.workflow.on;
+        let hint = did_you_mean(name, self.inputs.iter().map(String::as_str));
+        let message = format!("the workflow declares no input '{name}'{hint}");
+        if on.events.contains_key("workflow_dispatch") || on.events.contains_key("workflow_call") {
+            self.problems.error(place, "undefined-input", message);
+        } else {
+            self.problems.warning(place, "undefined-input", message);
+        }
+    }
+
+    /// Servers have more properties with every year: only what was probably meant to be a known one is told.
+    fn property(&mut self, context: &str, name: &str, place: Place) {
+        let context = if matches!(context, "gitea" | "forgejo") { "github" } else { context };
+        let Some((_, known)) = PROPERTIES.iter().find(|(known, _)| *known == context) else { return };
+        if known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            return;
+        }
+        let hint = did_you_mean(name, known.iter().copied());
+        if !hint.is_empty() {
+            self.problems.warning(place, "undefined-property", format!("'{context}' has no '{name}'{hint}"));
+        }
+    }
+
+    fn need(&mut self, name: &str, properties: &[String], place: Place) {
         let needed = self.job.needs.iter().find(|need| need.value.eq_ignore_ascii_case(name));
         let Some(needed) = needed else {
             let hint = did_you_mean(name, self.job.needs.iter().map(|need| need.value.as_str()));
@@ -95,7 +237,9 @@ impl References<'_> {
             self.problems.error(place, "undefined-needs", message);
             return;
         };
-        let Some(job) = self.workflow.jobs.get(&needed.value) else { return };
+        let needed = needed.value.clone();
+        self.one_of(&format!("needs.{name}"), properties, &["outputs", "result"], place);
+        let Some(job) = self.workflow.jobs.get(&needed) else { return };
         if let [_, kind, output, ..] = properties
             && kind.eq_ignore_ascii_case("outputs")
             && job.uses.is_none()

@@ -15,6 +15,7 @@ const SCOPES: &[&str] = &[
     "attestations",
     "checks",
     "code",
+    "code-quality",
     "contents",
     "deployments",
     "discussions",
@@ -42,6 +43,10 @@ pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
     let mut seen: HashMap<String, Place> = HashMap::new();
     for job in workflow.jobs.values() {
         let Job { id, place, .. } = job;
+        reserved(id, *place, problems);
+        for step in &job.steps {
+            step.id.iter().for_each(|id| reserved(id, step.id_place, problems));
+        }
         match seen.get(&id.to_lowercase()) {
             Some(first) => {
                 let message = format!(
@@ -56,6 +61,8 @@ pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
         }
         permissions(job.permissions.as_ref(), problems);
         concurrency(job.concurrency.as_ref(), problems);
+        environment(job.environment.as_ref(), problems);
+        snapshot(job.snapshot.as_ref(), problems);
         if let Some(node) = &job.container {
             container(node, "'container'", CONTAINER, problems);
         }
@@ -63,7 +70,12 @@ pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
             match &node.kind {
                 Kind::Mapping(services) => {
                     for (key, node) in services {
-                        container(node, &format!("the service '{}'", key.text), SERVICE, problems);
+                        let what = format!("the service '{}'", key.text);
+                        if node.is_null() {
+                            problems.error(key.place, "missing-key", format!("{what} has no 'image'"));
+                        }
+                        let place = if node.as_mapping().is_some() { key.place } else { node.place };
+                        container(&Node { place, ..node.clone() }, &what, SERVICE, problems);
                     }
                 }
                 _ if is_expression(node) => {}
@@ -71,22 +83,66 @@ pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
             }
         }
     }
-    for (event, outputs) in [("workflow_call", true), ("workflow_dispatch", false)] {
-        let Some(trigger) = workflow.on.events.get(event) else { continue };
-        for (key, node) in trigger.filters.get("inputs").and_then(Node::as_mapping).unwrap_or_default() {
-            input(key, node, event, problems);
-        }
-        for (key, node) in trigger.filters.get("outputs").and_then(Node::as_mapping).unwrap_or_default() {
-            if outputs && node.get("value").is_none() {
-                problems.error(key.place, "missing-key", format!("the output '{}' has no 'value'", key.text));
-            }
-        }
+}
+
+pub(super) fn is_expression(node: &Node) -> bool {
+    node.as_str().is_some_and(|text| text.contains("${{"))
+}
+
+/// Names that begin with two underscores are those that the runner gives.
+fn reserved(id: &str, place: Place, problems: &mut Problems) {
+    if id.starts_with("__") {
+        problems.error(
+            place,
+            "id",
+            format!("'{id}' cannot be an id: those that begin with '__' are reserved"),
+        );
     }
 }
 
-fn is_expression(node: &Node) -> bool {
-    node.as_str().is_some_and(|text| text.contains("${{"))
+fn environment(node: Option<&Node>, problems: &mut Problems) {
+    let Some(node) = node else { return };
+    match &node.kind {
+        Kind::Mapping(entries) => {
+            unknown(entries, &["name", "url", "deployment"], "'environment'", problems);
+            if node.get("name").is_none() && entries.iter().all(|(key, _)| key.text != "name") {
+                let misspelt =
+                    entries.iter().any(|(key, _)| !matches!(key.text.as_str(), "url" | "deployment"));
+                if !misspelt {
+                    problems.error(node.place, "missing-key", "'environment' has no 'name'");
+                }
+            }
+            entries.iter().for_each(|(key, node)| scalar(key, node, problems));
+        }
+        Kind::Sequence(_) => problems.wrong_type(node, "'environment'", "a name or a mapping"),
+        _ => {}
+    }
 }
+
+fn snapshot(node: Option<&Node>, problems: &mut Problems) {
+    let Some(node) = node else { return };
+    match &node.kind {
+        Kind::Mapping(entries) => {
+            unknown(entries, &["image-name", "if", "version"], "'snapshot'", problems);
+            if entries.iter().all(|(key, _)| matches!(key.text.as_str(), "if" | "version")) {
+                problems.error(node.place, "missing-key", "'snapshot' has no 'image-name'");
+            }
+        }
+        Kind::Sequence(_) => problems.wrong_type(node, "'snapshot'", "the name of an image or a mapping"),
+        _ => {}
+    }
+}
+
+/// A value that must be text.
+fn scalar(key: &Key, node: &Node, problems: &mut Problems) {
+    if matches!(node.kind, Kind::Sequence(_) | Kind::Mapping(_)) {
+        problems.wrong_type(node, &format!("'{}'", key.text), "text");
+    }
+}
+
+/// Scopes that cannot be read, or cannot be written.
+const WRITE_ONLY: &[&str] = &["id-token", "copilot-requests"];
+const READ_ONLY: &[&str] = &["models"];
 
 fn permissions(node: Option<&Node>, problems: &mut Problems) {
     let Some(node) = node else { return };
@@ -104,8 +160,13 @@ fn permissions(node: Option<&Node>, problems: &mut Problems) {
                     }
                 }
                 let level = value.scalar_text().unwrap_or_default();
-                if !matches!(level.as_str(), "read" | "write" | "none") {
-                    let message = format!("'{}' can be read, write or none, not '{level}'", key.text);
+                let (levels, words): (&[&str], &str) = match key.text.as_str() {
+                    name if WRITE_ONLY.contains(&name) => (&["write", "none"], "write or none"),
+                    name if READ_ONLY.contains(&name) => (&["read", "none"], "read or none"),
+                    _ => (&["read", "write", "none"], "read, write or none"),
+                };
+                if !levels.contains(&level.as_str()) {
+                    let message = format!("'{}' can be {words}, not '{level}'", key.text);
                     problems.error(value.place, "permissions", message);
                 }
             }
@@ -131,6 +192,14 @@ fn concurrency(node: Option<&Node>, problems: &mut Problems) {
     };
     let known = &["group", "cancel-in-progress", "queue"];
     unknown(entries, known, "'concurrency'", problems);
+    if let Some(cancel) = node.get("cancel-in-progress")
+        && !is_expression(cancel)
+        && !matches!(cancel.scalar_text().as_deref(), Some("true" | "false" | ""))
+    {
+        let text = cancel.scalar_text().unwrap_or_else(|| cancel.kind_name().to_owned());
+        let message = format!("'cancel-in-progress' must be true, false or an expression, not '{text}'");
+        problems.error(cancel.place, "type", message);
+    }
     if node.get("group").is_none() && !entries.iter().any(|(key, _)| !known.contains(&key.text.as_str())) {
         problems.error(node.place, "missing-key", "'concurrency' has no 'group'");
     }
@@ -147,12 +216,32 @@ fn container(node: &Node, what: &str, known: &'static [&'static str], problems: 
                 }
                 None => {}
             }
-            if let Some(Kind::Mapping(entries)) = node.get("credentials").map(|node| &node.kind) {
-                unknown(entries, &["username", "password"], "'credentials'", problems);
-            }
+            entries.iter().for_each(|(key, node)| container_key(key, node, problems));
         }
         Kind::Null => {}
         Kind::Sequence(_) => problems.wrong_type(node, what, "the name of an image or a mapping"),
+        _ => {}
+    }
+}
+
+fn container_key(key: &Key, node: &Node, problems: &mut Problems) {
+    let what = format!("'{}'", key.text);
+    match (key.text.as_str(), &node.kind) {
+        (_, Kind::Null) => {}
+        ("credentials", Kind::Mapping(entries)) => {
+            unknown(entries, &["username", "password"], &what, problems);
+        }
+        ("env", Kind::Mapping(entries)) => {
+            entries.iter().for_each(|(key, node)| scalar(key, node, problems));
+        }
+        ("env" | "credentials", _) if !is_expression(node) => {
+            problems.wrong_type(node, &what, "a mapping");
+        }
+        ("ports" | "volumes", Kind::Sequence(items)) => {
+            items.iter().for_each(|node| scalar(key, node, problems))
+        }
+        ("ports" | "volumes", _) if !is_expression(node) => problems.wrong_type(node, &what, "a list"),
+        ("image" | "options" | "entrypoint" | "command", _) => scalar(key, node, problems),
         _ => {}
     }
 }
@@ -164,7 +253,12 @@ fn empty_image(image: &Node, what: &str, problems: &mut Problems) {
     }
 }
 
-fn unknown(entries: &[(Key, Node)], known: &'static [&'static str], owner: &str, problems: &mut Problems) {
+pub(super) fn unknown(
+    entries: &[(Key, Node)],
+    known: &'static [&'static str],
+    owner: &str,
+    problems: &mut Problems,
+) {
     for (key, _) in entries {
         if !known.contains(&key.text.as_str()) && !key.text.contains("${{") {
             let hint = match problems.may_suggest() {
@@ -174,67 +268,5 @@ fn unknown(entries: &[(Key, Node)], known: &'static [&'static str], owner: &str,
             let message = format!("unknown key '{}' in {owner}{hint}", key.text);
             problems.error(key.place, "unknown-key", message);
         }
-    }
-}
-
-fn input(key: &Key, node: &Node, event: &str, problems: &mut Problems) {
-    let types: &[&str] = match event {
-        "workflow_call" => &["string", "boolean", "number"],
-        _ => &["string", "boolean", "number", "choice", "environment"],
-    };
-    let name = &key.text;
-    let Some(kind) = node.get("type") else {
-        if event == "workflow_call" {
-            let message = format!("the input '{name}' has no 'type' ({})", types.join(", "));
-            problems.warning(key.place, "input", message);
-        }
-        return;
-    };
-    let text = kind.scalar_text().unwrap_or_default();
-    if !types.contains(&text.as_str()) {
-        let hint = did_you_mean(&text, types.iter().copied());
-        let message =
-            format!("the input '{name}' cannot be of the type '{text}' ({}){hint}", types.join(", "));
-        problems.error(kind.place, "input", message);
-        return;
-    }
-    let default = node.get("default").filter(|node| !node.is_null() && !is_expression(node));
-    let options = node.get("options").and_then(Node::as_sequence);
-    match (text.as_str(), options) {
-        ("choice", None | Some([])) => {
-            problems.error(kind.place, "input", format!("the input '{name}' is a choice without 'options'"));
-        }
-        ("choice", Some(options)) => {
-            let known: Vec<String> = options.iter().filter_map(Node::scalar_text).collect();
-            if let Some(default) = default
-                && let Some(text) = default.scalar_text()
-                && !known.contains(&text)
-            {
-                let message = format!("the default '{text}' is none of the options of the input '{name}'");
-                problems.error(default.place, "input", message);
-            }
-        }
-        ("boolean", _) => {
-            if let Some(default) = default
-                && !matches!(default.scalar_text().as_deref(), Some("true" | "false"))
-            {
-                let text = default.scalar_text().unwrap_or_default();
-                let message =
-                    format!("the default of the input '{name}' must be true or false, not '{text}'");
-                problems.error(default.place, "input", message);
-            }
-        }
-        ("number", _) => {
-            if let Some(default) = default
-                && default
-                    .scalar_text()
-                    .is_none_or(|text| !crate::workflow::Value::from(text).to_number().is_finite())
-            {
-                let text = default.scalar_text().unwrap_or_default();
-                let message = format!("the default of the input '{name}' must be a number, not '{text}'");
-                problems.error(default.place, "input", message);
-            }
-        }
-        _ => {}
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Problems;
 use super::availability::{self, Where};
+use super::injection;
 use crate::workflow::model::{Env, Spanned, Step, StepKind};
 use crate::workflow::template::Template;
 use crate::yaml::Place;
@@ -9,7 +10,10 @@ use crate::yaml::Place;
 pub(super) fn check(steps: &[Step], at: Where, problems: &mut Problems) {
     let condition_at = if at == Where::Composite { Where::CompositeIf } else { Where::StepIf };
     for step in steps {
-        let mut text = |template: &Template| availability::check(template.expressions(), at, problems);
+        let mut text = |template: &Template| {
+            availability::length(template, problems);
+            availability::check(template.expressions(), at, problems);
+        };
         [&step.name, &step.continue_on_error, &step.timeout_minutes]
             .into_iter()
             .flatten()
@@ -23,12 +27,16 @@ pub(super) fn check(steps: &[Step], at: Where, problems: &mut Problems) {
                 text(script);
                 [shell, working_directory].into_iter().flatten().for_each(&mut text);
                 check_shell(shell.as_ref(), problems);
-                check_injection(script, problems);
+                injection::check(script, problems);
             }
             StepKind::Uses { action, with } => {
                 text(action);
                 with.iter().for_each(|(_, template)| text(template));
                 check_action(action, problems);
+                if action.source().starts_with("actions/github-script@") {
+                    let script = with.iter().find(|(name, _)| name == "script");
+                    script.iter().for_each(|(_, template)| injection::check(template, problems));
+                }
             }
         }
         if let Some(condition) = &step.condition {
@@ -43,7 +51,7 @@ const SHELLS: &[&str] = &["bash", "sh", "pwsh", "powershell", "python", "cmd", "
 pub(super) fn check_shell(shell: Option<&Template>, problems: &mut Problems) {
     let Some(shell) = shell.filter(|shell| shell.is_literal()) else { return };
     let text = shell.source();
-    if !SHELLS.contains(&text) && !text.contains("{0}") {
+    if !SHELLS.contains(&text.to_ascii_lowercase().as_str()) && !text.contains("{0}") {
         problems.error(
             shell.place,
             "shell",
@@ -60,6 +68,10 @@ fn check_action(action: &Template, problems: &mut Problems) {
         return;
     }
     let text = action.source();
+    if text == "docker://" {
+        problems.error(action.place, "uses", "'docker://' names no image");
+        return;
+    }
     // `$/` is the repository that holds the file.
     if text.starts_with("./")
         || text.starts_with("../")
@@ -72,7 +84,17 @@ fn check_action(action: &Template, problems: &mut Problems) {
 }
 
 pub(super) fn check_called_workflow(uses: &Spanned<String>, problems: &mut Problems) {
-    if !uses.value.starts_with("./") && !uses.value.starts_with("$/") {
+    let text = &uses.value;
+    if text.contains("${{") {
+        return;
+    }
+    if text.starts_with("./") || text.starts_with("$/") {
+        if let Some((path, version)) = text.rsplit_once('@') {
+            let message =
+                format!("a workflow of this repository has no version: write '{path}' without '@{version}'");
+            problems.error(uses.place, "uses", message);
+        }
+    } else {
         remote(
             &uses.value,
             uses.place,
@@ -101,69 +123,7 @@ fn remote(text: &str, place: Place, wanted: &str, parts: usize, problems: &mut P
         }
         None => name,
     };
-    if path.split('/').filter(|part| !part.is_empty()).count() < parts || path.contains(char::is_whitespace) {
+    if path.starts_with('/') || path.split('/').filter(|part| !part.trim().is_empty()).count() < parts {
         problems.error(place, "uses", format!("'{text}' names no action; it must be {wanted}"));
-    }
-}
-
-/// Properties of events that only the server or the owner of the repository can set.
-const HARMLESS: &[&str] = &[
-    "number",
-    "id",
-    "node_id",
-    "sha",
-    "size",
-    "url",
-    "created_at",
-    "updated_at",
-    "action",
-    "before",
-    "after",
-    "type",
-    "private",
-    "fork",
-    "merged",
-    "draft",
-    "forced",
-    "deleted",
-    "created",
-    "run_number",
-    "state",
-];
-
-/// Scripts into which somebody else's text is pasted.
-fn check_injection(script: &Template, problems: &mut Problems) {
-    for placed in script.expressions() {
-        for reference in placed.expression.references() {
-            if !matches!(reference.name.as_str(), "github" | "gitea" | "forgejo") {
-                continue;
-            }
-            let properties: Vec<String> =
-                reference.properties.iter().map(|property| property.to_ascii_lowercase()).collect();
-            let Some(last) = properties.last() else { continue };
-            let others = match properties[0].as_str() {
-                "head_ref" => true,
-                "event" => {
-                    properties.len() > 2
-                        && properties[1] != "inputs"
-                        && !HARMLESS.contains(&last.as_str())
-                        && !last.ends_with("_url")
-                        && !last.ends_with("_id")
-                }
-                _ => false,
-            };
-            if others {
-                problems.warning(
-                    placed.at(reference.position),
-                    "script-injection",
-                    format!(
-                        "'{}.{}' is text that others write, and it becomes part of this script; give it to the \
-                         script through 'env'",
-                        reference.name,
-                        reference.properties.join(".")
-                    ),
-                );
-            }
-        }
     }
 }

@@ -43,7 +43,7 @@ impl Evaluator<'_> {
     fn node(&mut self, node: &Node) -> Result<Computed, ExpressionError> {
         match node {
             Node::Literal(value) => Ok(value.clone().into()),
-            Node::Named(name) => Ok(self.name(name).into()),
+            Node::Named { name, .. } => Ok(self.name(name).into()),
             Node::Call { function, arguments, position } => self.call(*function, arguments, *position),
             Node::Index { base, index } => {
                 let base = self.node(base)?;
@@ -190,6 +190,12 @@ impl Evaluator<'_> {
                 self.scope.hash_files(&patterns).map_err(|message| error(message, position))?.into()
             }
             (Function::Always, _) => true.into(),
+            (Function::Success, jobs @ [_, ..]) => {
+                self.results(jobs).all(|result| result == "success").into()
+            }
+            (Function::Failure, jobs @ [_, ..]) => {
+                self.results(jobs).any(|result| result == "failure").into()
+            }
             (Function::Success, _) => (self.scope.status() == Status::Success).into(),
             (Function::Failure, _) => (self.scope.status() == Status::Failure).into(),
             (Function::Cancelled, _) => (self.scope.status() == Status::Cancelled).into(),
@@ -201,6 +207,18 @@ impl Evaluator<'_> {
             self.hold(text.len() * 2, position)?;
         }
         Ok(value.into())
+    }
+
+    /// How the needed jobs of these names ended.
+    fn results(&self, jobs: &[Value]) -> impl Iterator<Item = String> {
+        let needs = self.scope.named("needs").unwrap_or_default();
+        jobs.iter().map(move |job| match &needs {
+            Value::Object(needs) => match needs.get(&job.text()) {
+                Some(Value::Object(need)) => need.get("result").map(Value::to_text).unwrap_or_default(),
+                _ => String::new(),
+            },
+            _ => String::new(),
+        })
     }
 
     fn case(&mut self, arguments: &[Node], position: Option<usize>) -> Result<Computed, ExpressionError> {

@@ -1,5 +1,6 @@
 //! The expression language of GitHub Actions: parse once, evaluate against a [`Scope`].
 
+mod analyze;
 mod evaluate;
 mod fold;
 mod functions;
@@ -57,6 +58,8 @@ pub enum Status {
     Failure,
     /// The run was cancelled.
     Cancelled,
+    /// Something that a job needs was skipped, and nothing failed: neither `success()` nor `failure()`.
+    Skipped,
 }
 
 /// A parsed expression. Clones share it.
@@ -74,6 +77,8 @@ pub struct Reference {
     pub properties: Vec<String>,
     /// Whether a computed index or a `*` follows them.
     pub partial: bool,
+    /// The last property that is written out, also behind a computed index or a `*`.
+    pub last: Option<String>,
     /// Where the context is named, in characters from 1.
     pub position: usize,
 }
@@ -108,6 +113,16 @@ impl Expression {
         Self::parse_with_names(text, CONTEXTS)
     }
 
+    /// As [`Expression::parse`], for a condition: that of a job may ask for the status of single jobs
+    /// (`success('build')`).
+    ///
+    /// # Errors
+    /// As [`Expression::parse`].
+    pub fn parse_condition(text: &str) -> Result<Self, ExpressionError> {
+        let known = |name: &str| CONTEXTS.iter().any(|known| known.eq_ignore_ascii_case(name));
+        Ok(Self { parsed: Arc::new(parser::parse(text, &known, true)?) })
+    }
+
     /// Reads an expression that may name exactly `names` (compared without case).
     ///
     /// # Errors
@@ -125,7 +140,7 @@ impl Expression {
     }
 
     fn parse_with(text: &str, known: &dyn Fn(&str) -> bool) -> Result<Self, ExpressionError> {
-        Ok(Self { parsed: Arc::new(parser::parse(text, known)?) })
+        Ok(Self { parsed: Arc::new(parser::parse(text, known, false)?) })
     }
 
     /// Computes the value. An expression of nothing is null.
@@ -147,18 +162,42 @@ impl Expression {
     /// Whether `success()`, `failure()`, `cancelled()` or `always()` appears anywhere in it.
     #[must_use]
     pub fn uses_status_function(&self) -> bool {
-        self.parsed.functions.iter().any(|(function, _)| function.is_status())
+        self.parsed.functions.iter().any(|called| called.function.is_status())
     }
 
     /// The functions it calls, as GitHub writes them, each with its position in characters from 1.
     pub fn functions(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        self.parsed.functions.iter().map(|(function, position)| (function.name(), *position))
+        self.parsed.functions.iter().map(|called| (called.function.name(), called.position))
+    }
+
+    /// Where `success()` and `failure()` are asked for single jobs, in characters from 1.
+    pub fn named_statuses(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let named =
+            self.parsed.functions.iter().filter(|called| called.function.is_status() && called.arguments > 0);
+        named.map(|called| (called.function.name(), called.position))
     }
 
     /// The contexts it names, with their properties.
     #[must_use]
     pub fn references(&self) -> &[Reference] {
         &self.parsed.references
+    }
+
+    /// Positions of the contexts whose text can become part of the value, in characters from 1. What is only compared
+    /// or searched is not among them.
+    #[must_use]
+    pub fn flowing(&self) -> Vec<usize> {
+        let mut found = Vec::new();
+        self.parsed.root.iter().for_each(|root| analyze::flowing(root, &mut found));
+        found
+    }
+
+    /// What is wrong with calls that fail whatever the contexts hold, such as `fromJSON('{')`.
+    #[must_use]
+    pub fn failing(&self) -> Vec<ExpressionError> {
+        let mut found = Vec::new();
+        self.parsed.root.iter().for_each(|root| analyze::failing(root, &mut found));
+        found
     }
 
     /// The contexts it names, in lower case, each with its position in characters from 1.

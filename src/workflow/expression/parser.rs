@@ -12,7 +12,10 @@ use super::{ExpressionError, MAX_DEPTH, MAX_LENGTH, Reference, syntax};
 pub(super) enum Node {
     Literal(Value),
     /// A context, in lower case.
-    Named(Arc<str>),
+    Named {
+        name: Arc<str>,
+        position: usize,
+    },
     Call {
         function: Function,
         arguments: Vec<Node>,
@@ -40,10 +43,23 @@ pub(super) struct Parsed {
     /// `None` for an expression of nothing but blanks.
     pub(super) root: Option<Node>,
     pub(super) references: Vec<Reference>,
-    pub(super) functions: Vec<(Function, usize)>,
+    pub(super) functions: Vec<Called>,
 }
 
-pub(super) fn parse(text: &str, known: &dyn Fn(&str) -> bool) -> Result<Parsed, ExpressionError> {
+/// A function that an expression calls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Called {
+    pub(super) function: Function,
+    pub(super) arguments: usize,
+    pub(super) position: usize,
+}
+
+/// `named_status` allows `success('job')` and `failure('job')`, which the `if` of a job may hold.
+pub(super) fn parse(
+    text: &str,
+    known: &dyn Fn(&str) -> bool,
+    named_status: bool,
+) -> Result<Parsed, ExpressionError> {
     if text.encode_utf16().count() > MAX_LENGTH {
         return Err(ExpressionError {
             position: None,
@@ -51,8 +67,15 @@ pub(super) fn parse(text: &str, known: &dyn Fn(&str) -> bool) -> Result<Parsed, 
         });
     }
     let tokens = tokens(text)?;
-    let mut parser =
-        Parser { tokens: &tokens, at: 0, depth: 0, known, references: Vec::new(), functions: Vec::new() };
+    let mut parser = Parser {
+        tokens: &tokens,
+        at: 0,
+        depth: 0,
+        known,
+        named_status,
+        references: Vec::new(),
+        functions: Vec::new(),
+    };
     let root = if tokens.is_empty() { None } else { Some(parser.expression()?) };
     if let Some(token) = parser.peek() {
         return Err(unexpected(token));
@@ -65,8 +88,9 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     known: &'a dyn Fn(&str) -> bool,
+    named_status: bool,
     references: Vec<Reference>,
-    functions: Vec<(Function, usize)>,
+    functions: Vec<Called>,
 }
 
 fn unexpected(token: &Token<'_>) -> ExpressionError {
@@ -182,7 +206,8 @@ impl<'a> Parser<'a> {
         let before = self.references.len();
         let mut node = self.call()?;
         // While true, `node` is a context and properties known from the text alone.
-        let mut known = matches!(node, Node::Named(_));
+        let mut known = matches!(node, Node::Named { .. });
+        let chain = known;
         if !indexable {
             return Ok(node);
         }
@@ -200,6 +225,7 @@ impl<'a> Parser<'a> {
                         Node::Literal(Value::String(name)) => Some(name.to_string()),
                         _ => None,
                     };
+                    self.note_last(before, chain, name.as_deref());
                     known = self.property(before, known, name);
                     node = Node::Index { base: Box::new(node), index: Box::new(index) };
                 }
@@ -212,6 +238,7 @@ impl<'a> Parser<'a> {
                         return Err(self.wrong());
                     };
                     self.at += 1;
+                    self.note_last(before, chain, Some(text));
                     known = self.property(before, known, Some((*text).to_owned()));
                     node = Node::Index {
                         base: Box::new(node),
@@ -225,6 +252,12 @@ impl<'a> Parser<'a> {
         }
         self.depth = depth;
         Ok(node)
+    }
+
+    fn note_last(&mut self, at: usize, chain: bool, name: Option<&str>) {
+        if let (true, Some(name), Some(reference)) = (chain, name, self.references.get_mut(at)) {
+            reference.last = Some(name.to_owned());
+        }
     }
 
     /// Notes a property of the context that was named at `at`; false once it cannot be told from the text.
@@ -277,9 +310,10 @@ impl<'a> Parser<'a> {
             name: name.clone(),
             properties: Vec::new(),
             partial: false,
+            last: None,
             position: token.position,
         });
-        Ok(Node::Named(name.into()))
+        Ok(Node::Named { name: name.into(), position: token.position })
     }
 
     fn arguments(&mut self, name: &Token<'_>) -> Result<Node, ExpressionError> {
@@ -287,7 +321,8 @@ impl<'a> Parser<'a> {
         let Some(function) = Function::by_name(name.text) else {
             return Err(syntax(format!("Unrecognized function: '{}'", name.text), position));
         };
-        self.functions.push((function, position));
+        let called = self.functions.len();
+        self.functions.push(Called { function, arguments: 0, position });
         let mut arguments = Vec::new();
         if !self.take(&Kind::RightParen) {
             loop {
@@ -298,7 +333,11 @@ impl<'a> Parser<'a> {
                 self.expect(&Kind::Comma)?;
             }
         }
-        let (least, most) = function.arity();
+        self.functions[called].arguments = arguments.len();
+        let (least, most) = match function {
+            Function::Success | Function::Failure if self.named_status => (0, 255),
+            _ => function.arity(),
+        };
         let complaint = if arguments.len() < least {
             "Too few parameters supplied"
         } else if arguments.len() > most {

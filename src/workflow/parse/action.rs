@@ -17,13 +17,7 @@ pub(in crate::workflow) fn action(text: &[u8], file: &str) -> Result<Action, Vec
 /// What can be made of a file, and everything that is wrong with it.
 pub(in crate::workflow) fn read_action(text: &[u8], file: &str) -> (Option<Action>, Problems) {
     let mut problems = Problems::new(file);
-    let action = match yaml::parse(text) {
-        Ok(root) => read(&root, &mut problems),
-        Err(error) => {
-            problems.error(error.place, "yaml", error.message);
-            None
-        }
-    };
+    let action = super::document(text, &mut problems).and_then(|root| read(&root, &mut problems));
     (action, problems)
 }
 

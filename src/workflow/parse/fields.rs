@@ -33,6 +33,11 @@ impl<'a> Fields<'a> {
         Some((key, node))
     }
 
+    /// A key that is there, taken or not.
+    pub(super) fn key(&self, name: &str) -> Option<&'a Key> {
+        self.entries.iter().map(|(key, _)| key).find(|key| key.text == name)
+    }
+
     /// Where a key stands that was probably meant to be `name`.
     pub(super) fn misspelt(&self, name: &str, problems: &Problems) -> Option<Place> {
         if !problems.may_suggest() {
@@ -64,11 +69,11 @@ impl<'a> Fields<'a> {
 
     /// A scalar that may hold expressions; nothing and null are none.
     pub(super) fn template(&mut self, name: &str, problems: &mut Problems) -> Option<Template> {
-        let (_, node) = self.take(name)?;
+        let (key, node) = self.take(name)?;
         if node.is_null() {
             return None;
         }
-        template(node, problems)
+        template(key, node, problems)
     }
 
     /// A plain text without expressions.
@@ -108,6 +113,10 @@ impl<'a> Fields<'a> {
         if node.is_null() {
             return None;
         }
+        if matches!(node.kind, Kind::Sequence(_) | Kind::Mapping(_)) {
+            problems.wrong_type(node, &format!("'{name}'"), "an expression");
+            return None;
+        }
         let condition = problems.keep("expression", Condition::from_node(node))?;
         if condition.is_text() {
             problems.warning(
@@ -137,7 +146,9 @@ impl<'a> Fields<'a> {
             && !template.source().trim().is_empty()
         {
             let number = value.to_number();
-            if matches!(value, crate::workflow::Value::Bool(_)) || !number.is_finite() || number < 0.0 {
+            // A number of any length is one; a server makes of it what fits.
+            let negative = number < 0.0 && number.is_finite();
+            if matches!(value, crate::workflow::Value::Bool(_)) || number.is_nan() || negative {
                 let message =
                     format!("'{name}' must be a number or an expression, not '{}'", template.source());
                 problems.error(template.place, "type", message);
@@ -147,11 +158,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn env(&mut self, name: &str, problems: &mut Problems) -> Env {
-        let Some((_, node)) = self.take(name) else { return Env::default() };
+        let Some((key, node)) = self.take(name) else { return Env::default() };
         match &node.kind {
             Kind::Null => Env::default(),
             Kind::Mapping(entries) => Env::Map(pairs(entries, problems)),
-            Kind::String(_) => match template(node, problems) {
+            Kind::String(_) => match template(key, node, problems) {
                 Some(template) if template.is_sole_expression() => Env::Expression(template),
                 Some(_) => {
                     problems.wrong_type(node, &format!("'{name}'"), "a mapping of names to values");
@@ -199,14 +210,15 @@ impl<'a> Fields<'a> {
         defaults
     }
 
-    /// A part that is kept as written; the expressions in it are still read.
+    /// A part that is kept as written; the expressions in it are still read. A mapping is where its key is.
     pub(super) fn raw(&mut self, name: &str, problems: &mut Problems) -> Option<Node> {
-        let (_, node) = self.take(name)?;
+        let (key, node) = self.take(name)?;
         if node.is_null() {
             return None;
         }
         expressions(node, problems);
-        Some(node.clone())
+        let place = if node.as_mapping().is_some() { key.place } else { node.place };
+        Some(Node { place, ..node.clone() })
     }
 
     /// The fields of a mapping within this one; null is an empty mapping.
@@ -227,14 +239,24 @@ impl<'a> Fields<'a> {
     }
 }
 
-pub(super) fn template(node: &Node, problems: &mut Problems) -> Option<Template> {
-    problems.keep(if node.as_str().is_some() { "expression" } else { "type" }, Template::from_node(node))
+/// The scalar of a key, which may hold expressions.
+pub(super) fn template(key: &Key, node: &Node, problems: &mut Problems) -> Option<Template> {
+    named_template(&format!("'{}'", key.text), node, problems)
+}
+
+/// As [`template`], for what has no key of its own.
+pub(super) fn named_template(what: &str, node: &Node, problems: &mut Problems) -> Option<Template> {
+    if matches!(node.kind, Kind::Sequence(_) | Kind::Mapping(_)) {
+        problems.wrong_type(node, what, "text, a number or a boolean");
+        return None;
+    }
+    problems.keep("expression", Template::from_node(node))
 }
 
 fn pairs(entries: &[(Key, Node)], problems: &mut Problems) -> Vec<(String, Template)> {
     let mut pairs = Vec::with_capacity(entries.len());
     for (key, node) in entries {
-        if let Some(template) = template(node, problems) {
+        if let Some(template) = template(key, node, problems) {
             pairs.push((key.text.clone(), template));
         }
     }
@@ -245,7 +267,7 @@ fn pairs(entries: &[(Key, Node)], problems: &mut Problems) -> Vec<(String, Templ
 pub(super) fn expressions(node: &Node, problems: &mut Problems) {
     match &node.kind {
         Kind::String(_) => {
-            template(node, problems);
+            named_template("this", node, problems);
         }
         Kind::Sequence(items) => items.iter().for_each(|item| expressions(item, problems)),
         Kind::Mapping(entries) => entries.iter().for_each(|(_, value)| expressions(value, problems)),

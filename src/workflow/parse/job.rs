@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::fields::{Fields, template};
+use super::fields::{Fields, named_template, template};
 use super::{Problems, is_id, step};
 use crate::workflow::matrix::{Matrix, Name, Tree};
 use crate::workflow::model::{Job, JobSecrets, RunsOn, Spanned, Strategy};
@@ -52,9 +52,7 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
         return None;
     };
     let mut fields = Fields::new(entries, KEYS, format!("the job '{id}'"));
-    for name in ["description", "environment", "snapshot"] {
-        fields.raw(name, problems);
-    }
+    fields.raw("description", problems);
     fields.number("cancel-timeout-minutes", problems);
     let uses = fields.take("uses");
     let has_runs_on = fields.take("runs-on");
@@ -76,6 +74,7 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
             problems.warning(place, "no-steps", format!("the job '{id}' has no steps"));
         }
     }
+    misplaced(id, uses.is_some(), &fields, problems);
     let job = Job {
         id: id.clone(),
         place: key.place,
@@ -94,12 +93,41 @@ pub(super) fn job(key: &Key, node: &Node, problems: &mut Problems) -> Option<Job
         services: fields.raw("services", problems),
         permissions: fields.raw("permissions", problems),
         concurrency: fields.raw("concurrency", problems),
+        environment: fields.raw("environment", problems),
+        snapshot: fields.raw("snapshot", problems),
         uses: uses.and_then(|(_, node)| called_workflow(node, problems)),
         with: fields.pairs("with", problems),
         secrets: fields.take("secrets").map(|(_, node)| secrets(node, problems)).unwrap_or_default(),
     };
     fields.finish(problems);
     Some(job)
+}
+
+/// Keys that only a job with steps can have.
+const OF_STEPS: &[&str] = &[
+    "env",
+    "defaults",
+    "outputs",
+    "timeout-minutes",
+    "continue-on-error",
+    "container",
+    "services",
+    "environment",
+    "snapshot",
+];
+/// Keys that only a job that calls a workflow can have.
+const OF_CALLS: &[&str] = &["with", "secrets"];
+
+fn misplaced(id: &str, calls: bool, fields: &Fields<'_>, problems: &mut Problems) {
+    let (keys, kind) = if calls {
+        (OF_STEPS, "that calls a workflow ('uses')")
+    } else {
+        (OF_CALLS, "that calls no workflow (there is no 'uses')")
+    };
+    for key in keys.iter().filter_map(|name| fields.key(name)) {
+        let message = format!("'{}' does nothing in the job '{id}' {kind}", key.text);
+        problems.warning(key.place, "misplaced-key", message);
+    }
 }
 
 fn called_workflow(node: &Node, problems: &mut Problems) -> Option<Spanned<String>> {
@@ -132,8 +160,11 @@ fn runs_on(node: &Node, problems: &mut Problems) -> RunsOn {
     let labels = |node: &Node, problems: &mut Problems| -> Vec<Template> {
         match &node.kind {
             Kind::Null => Vec::new(),
-            Kind::Sequence(items) => items.iter().filter_map(|item| template(item, problems)).collect(),
-            _ => template(node, problems).into_iter().collect(),
+            Kind::Sequence(items) => items
+                .iter()
+                .filter_map(|item| named_template("a label of 'runs-on'", item, problems))
+                .collect(),
+            _ => named_template("'runs-on'", node, problems).into_iter().collect(),
         }
     };
     if let Kind::Mapping(entries) = &node.kind {
@@ -157,9 +188,15 @@ fn secrets(node: &Node, problems: &mut Problems) -> JobSecrets {
         Kind::Mapping(entries) => JobSecrets::Map(
             entries
                 .iter()
-                .filter_map(|(key, node)| Some((key.text.clone(), template(node, problems)?)))
+                .filter_map(|(key, node)| Some((key.text.clone(), template(key, node, problems)?)))
                 .collect(),
         ),
+        Kind::String(text) if !text.contains("${{") => {
+            let message =
+                format!("'secrets' must be 'inherit' or a mapping of names to values, not '{text}'");
+            problems.error(node.place, "type", message);
+            JobSecrets::None
+        }
         _ => {
             problems.wrong_type(node, "'secrets'", "'inherit' or a mapping of names to values");
             JobSecrets::None
@@ -231,6 +268,6 @@ fn tree(node: &Node, problems: &mut Problems) -> Option<Tree> {
             }
             Tree::Mapping(named)
         }
-        _ => Tree::Scalar(template(node, problems)?),
+        _ => Tree::Scalar(named_template("a value of 'matrix'", node, problems)?),
     })
 }

@@ -21,6 +21,11 @@ use crate::yaml::{self, Kind, Node, Place};
 /// The longest message of a diagnostic, in characters (600 with the rule's name).
 const MAX_MESSAGE: usize = 560;
 
+/// How many findings of a file are kept.
+const MAX_FOUND: usize = 100_000;
+/// How many jobs a workflow may have.
+const MAX_JOBS: usize = 20_000;
+
 /// Rules whose findings are warnings here (a server's payload must be run) and errors for `sower check`.
 pub(super) const STRICT_RULES: &[&str] = &["unknown-key", "misplaced-key", "undefined-needs", "missing-key"];
 
@@ -39,14 +44,20 @@ pub fn parse_workflow(
 /// What can be made of a file, and everything that is wrong with it.
 pub(super) fn read_workflow(text: &[u8], file: &str) -> (Option<Workflow>, Problems) {
     let mut problems = Problems::new(file);
-    let workflow = match yaml::parse(text) {
-        Ok(root) => workflow(&root, &mut problems),
-        Err(error) => {
-            problems.error(error.place, "yaml", error.message);
-            None
-        }
-    };
+    let workflow = document(text, &mut problems).and_then(|root| workflow(&root, &mut problems));
     (workflow, problems)
+}
+
+/// The YAML document, or what keeps it from being read.
+fn document(text: &[u8], problems: &mut Problems) -> Option<Node> {
+    let (root, complaints) = match yaml::parse_all(text) {
+        Ok((root, complaints)) => (Some(root), complaints),
+        Err(error) => (None, vec![error]),
+    };
+    for complaint in complaints {
+        problems.error(complaint.place, "yaml", complaint.message);
+    }
+    root
 }
 
 /// What has been found wrong so far.
@@ -61,6 +72,16 @@ impl Problems {
     }
 
     fn add(&mut self, severity: Severity, place: Place, rule: &'static str, message: impl Into<String>) {
+        match self.found.len() {
+            0..MAX_FOUND => {}
+            MAX_FOUND => {
+                let message = format!("there is more that is wrong; the first {MAX_FOUND} findings are kept");
+                let file = self.file.clone();
+                self.found.push(Diagnostic { file, place, severity, message, rule: "too-many" });
+                return;
+            }
+            _ => return,
+        }
         let mut message: String = message.into();
         if message.chars().count() > MAX_MESSAGE {
             message = message.chars().take(MAX_MESSAGE - 1).chain(['…']).collect();
@@ -144,6 +165,10 @@ fn workflow(root: &Node, problems: &mut Problems) -> Option<Workflow> {
             Kind::Mapping(entries) if entries.is_empty() => {
                 problems.error(node.place, "missing-key", "'jobs' has no job in it");
             }
+            Kind::Mapping(entries) if entries.len() > MAX_JOBS => {
+                let message = format!("'jobs' has {} jobs; at most {MAX_JOBS} are read", entries.len());
+                problems.error(entries[MAX_JOBS].0.place, "too-many", message);
+            }
             Kind::Mapping(entries) => {
                 for (key, node) in entries {
                     if let Some(job) = job::job(key, node, problems) {
@@ -177,13 +202,27 @@ fn check_needs(ids: &[&str], jobs: &IndexMap<String, super::model::Job>, problem
             }
         }
     }
-    for (place, path) in cycles(jobs) {
-        problems.error(place, "needs-cycle", format!("jobs need one another in a circle: {path}"));
+    for circle in cycles(jobs) {
+        let message = format!("jobs need one another in a circle: {}", circle.path);
+        for place in circle.places {
+            problems.error(place, "needs-cycle", message.clone());
+        }
     }
 }
 
-/// One entry for each circle: where a need closes it, and the way round.
-fn cycles(jobs: &IndexMap<String, super::model::Job>) -> Vec<(Place, String)> {
+/// Jobs that need one another.
+struct Circle {
+    /// Where the first needs stand that make it.
+    places: Vec<Place>,
+    /// The way round.
+    path: String,
+}
+
+/// How many of the needs that make a circle are named.
+const MAX_NAMED: usize = 4;
+
+/// One entry for each circle.
+fn cycles(jobs: &IndexMap<String, super::model::Job>) -> Vec<Circle> {
     #[derive(Clone, Copy, PartialEq)]
     enum State {
         New,
@@ -216,10 +255,12 @@ fn cycles(jobs: &IndexMap<String, super::model::Job>) -> Vec<(Place, String)> {
                 }
                 State::Open => {
                     let from = path.iter().position(|(at, _)| *at == to).unwrap_or(0);
-                    let mut names: Vec<&str> =
-                        path[from..].iter().map(|(at, _)| jobs[*at].id.as_str()).collect();
+                    let round = &path[from..];
+                    let mut names: Vec<&str> = round.iter().map(|(at, _)| jobs[*at].id.as_str()).collect();
                     names.push(&need.value);
-                    found.push((need.place, names.join(" → ")));
+                    let places =
+                        round.iter().take(MAX_NAMED).map(|(at, next)| jobs[*at].needs[next - 1].place);
+                    found.push(Circle { places: places.collect(), path: names.join(" → ") });
                 }
             }
         }

@@ -77,6 +77,7 @@ fn step(
     fields.finish(problems);
     Some(Step {
         place: node.place,
+        id_place: id.as_ref().map_or(node.place, |(_, node)| node.place),
         id: id.map(|(id, _)| id),
         name,
         condition,
@@ -104,8 +105,8 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
     match (run, uses) {
         (Some((run, script)), Some((uses, action))) => {
             // What is wrong in them is wrong all the same.
-            super::fields::template(script, problems);
-            super::fields::template(action, problems);
+            super::fields::template(run, script, problems);
+            super::fields::template(uses, action, problems);
             fields.pairs("with", problems);
             problems.error(
                 run.place.max(uses.place),
@@ -122,12 +123,15 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
             problems.error(place, "missing-key", format!("step {number} has neither 'run' nor 'uses'"));
             None
         }
-        (Some((_, script)), None) => {
+        (Some((key, script)), None) => {
             misplaced(with, "run");
+            if script.is_null() {
+                problems.warning(key.place, "missing-key", format!("'run' of step {number} has no script"));
+            }
             let shell = fields.template("shell", problems);
             let working_directory = fields.template("working-directory", problems);
             Some(StepKind::Run {
-                script: super::fields::template(script, problems)?,
+                script: super::fields::template(key, script, problems)?,
                 shell,
                 working_directory,
             })
@@ -140,7 +144,7 @@ fn kind(number: usize, node: &Node, fields: &mut Fields<'_>, problems: &mut Prob
                 problems.error(key.place, "missing-key", format!("'uses' of step {number} names no action"));
                 return None;
             }
-            Some(StepKind::Uses { action: super::fields::template(action, problems)?, with })
+            Some(StepKind::Uses { action: super::fields::template(key, action, problems)?, with })
         }
     }
 }

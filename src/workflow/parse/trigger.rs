@@ -36,5 +36,5 @@ pub(super) fn triggers(node: &Node, problems: &mut Problems) -> Triggers {
 }
 
 fn nothing(place: Place) -> Node {
-    Node { place, style: Style::Plain, expressions: None, kind: Kind::Null }
+    Node { place, style: Style::Plain, expressions: None, folds: None, kind: Kind::Null }
 }
