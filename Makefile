@@ -37,6 +37,7 @@ test-live: ## the scenarios of the stand-in against a real Gitea: SOWER_TEST_GIT
 	@test -x "$(SOWER_TEST_GITEA)" || { echo 'make test-live: set SOWER_TEST_GITEA to a Gitea binary' >&2; exit 2; }
 	@scripts/parts.sh test
 	cargo test --features live-tests --test live --no-fail-fast
+	cargo test --features live-tests --test image --no-fail-fast gitea
 
 test-cluster: ## the deployment tests against a real Kubernetes (builds it the first time; needs Go 1.24)
 	@scripts/parts.sh test cluster

@@ -10,6 +10,9 @@
 mod faults;
 #[path = "image/front.rs"]
 mod front;
+#[cfg(feature = "live-tests")]
+#[path = "image/gitea.rs"]
+mod gitea;
 #[path = "image/parts.rs"]
 mod parts;
 #[path = "image/registries.rs"]

@@ -126,6 +126,14 @@ fn visit(document: &Node, findings: &mut Findings) -> Config {
         s.bytes("size", &mut history.size, 0);
         s.bool("admission", &mut history.admission);
     });
+    root.section("images", |s| {
+        s.each("registries", &mut config.images.registries, |s, access: &mut super::RegistryAccess| {
+            s.bool("plain_http", &mut access.plain_http);
+            s.bool("insecure", &mut access.insecure);
+            s.optional_path("ca", &mut access.ca);
+            s.optional_text("token_url", &mut access.token_url);
+        });
+    });
     root.section("diagnose", |s| {
         s.each_of_list("causes", &mut config.diagnose, |s, own: &mut super::OwnCause| {
             s.required_text("pattern", &mut own.pattern);

@@ -62,6 +62,8 @@ pub struct Config {
     pub limits: HostLimits,
     /// `history`: what is kept of jobs that have ended.
     pub history: History,
+    /// `images`: how registries are spoken to.
+    pub images: Images,
     /// `diagnose`: own patterns by which the cause of a failed step is told.
     pub diagnose: Vec<OwnCause>,
 }
@@ -344,6 +346,26 @@ impl Default for History {
     fn default() -> Self {
         Self { jobs: 100, age: Duration::from_secs(30 * 24 * 3600), size: 1 << 30, admission: true }
     }
+}
+
+/// `images`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Images {
+    /// By `host` or `host:port`, as it stands in the names of images.
+    pub registries: BTreeMap<String, RegistryAccess>,
+}
+
+/// How a registry is spoken to, where `sower image` is not told otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryAccess {
+    /// HTTP instead of HTTPS.
+    pub plain_http: bool,
+    /// Accept any certificate.
+    pub insecure: bool,
+    /// A file with certificates of authorities to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Where tokens are asked for, whatever the registry says.
+    pub token_url: Option<String>,
 }
 
 /// A pattern of the operator's own, and what it means.

@@ -2,8 +2,8 @@
 //!
 //! - `layers`: what a plain layer became when it was compressed: diffID to digest and size. With it an unchanged layer is
 //!   neither compressed nor sent again: a look at the registry is enough.
-//! - `parts`: the shape of a group of store paths to its diffID, so that what Nix made under the same names need not be
-//!   read.
+//! - `parts`: the content of a group of store paths to its diffID: the group is found by reading the layer that it is a
+//!   part of, and need not be put together to be known.
 //! - `sources`: a file, by its inode, length and times, to the image it became, so that a push again opens no archive.
 //! - `places`: digest to repositories that have it, from which other repositories of the registry can mount it.
 //!
@@ -84,15 +84,15 @@ impl Cache {
         self.write("layers", &format!("{}.{scheme}", diff_id.hex()), &entry);
     }
 
-    /// The diffID of a group of store paths with this shape.
+    /// The diffID of a group of store paths with this content (see [`super::relayer::Part::content`]).
     #[must_use]
-    pub fn part(&self, shape: &Digest) -> Option<Digest> {
-        self.read("parts", shape.hex())
+    pub fn part(&self, content: &Digest) -> Option<Digest> {
+        self.read("parts", content.hex())
     }
 
     /// Remembers it.
-    pub fn put_part(&self, shape: &Digest, diff_id: &Digest) {
-        self.write("parts", shape.hex(), diff_id);
+    pub fn put_part(&self, content: &Digest, diff_id: &Digest) {
+        self.write("parts", content.hex(), diff_id);
     }
 
     /// What a source became.

@@ -158,19 +158,18 @@ pub async fn examine(
             report.find("registry", State::Well, format!("{kind}; wants user and password"));
             None
         }
-        Greeting::Bearer { realm, own } => {
+        Greeting::Bearer { realm, own, service } => {
             report.find("registry", State::Well, format!("{kind}; wants a token of {realm}"));
+            let realm = (realm.as_str(), service.as_str());
             examine_realm(&mut report, &probe, realm, *own, is_gitea, host, options.plain_http).await;
-            Some(realm.clone())
+            Some(realm)
         }
     };
     examine_push(&mut report, destination, credentials.clone(), &options).await;
     let tag = destination.tag.as_deref().unwrap_or("latest");
-    let anonymous = probe.pull(realm.as_deref(), None, tag).await;
+    let anonymous = probe.pull(realm, None, tag).await;
     let with = match (&anonymous, &credentials) {
-        (Err(_), Some(credentials)) if realm.is_some() => {
-            probe.pull(realm.as_deref(), Some(credentials), tag).await
-        }
+        (Err(_), Some(credentials)) => probe.pull(realm, Some(credentials), tag).await,
         (result, _) => result.clone(),
     };
     report.pull = with.is_ok();
@@ -203,13 +202,13 @@ pub async fn examine(
 async fn examine_realm(
     report: &mut Report,
     probe: &Probe,
-    realm: &str,
+    (realm, name): (&str, &str),
     own: bool,
     is_gitea: bool,
     host: &str,
     plain_http: bool,
 ) {
-    let there = probe.service(realm).await;
+    let there = probe.service(realm, name).await;
     match (&there, own) {
         (Service::Answers | Service::Refuses(_), true) => {
             report.find("realm", State::Well, format!("{realm} answers, on the registry's own address"));
@@ -234,7 +233,7 @@ async fn examine_realm(
         }
     }
     let instead = probe.own_service();
-    match probe.service(&instead).await {
+    match probe.service(&instead, name).await {
         Service::Answers | Service::Refuses(_) => {
             report.find("token", State::Well, format!("{instead} answers; `sower image push` asks there"));
         }

@@ -1,12 +1,21 @@
 //! What an image is made of, from a source or from a registry.
 
+use std::collections::HashMap;
+use std::io::Read;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
 use super::cache::Cache;
 use super::compress::Method;
 use super::digest::Digest;
 use super::registry::Registry;
 use super::relayer;
-use super::source::{Image, Stored};
+use super::source::{self, Image, Member, Stored};
+use super::stream::Stream;
 use super::{Error, report};
+
+/// Questions to the registry at the same time.
+const QUESTIONS: usize = 8;
 
 /// An image's parts.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -51,6 +60,30 @@ impl Inspection {
     /// # Errors
     /// When the source cannot be read.
     pub fn of_source(image: &Image, cache: &Cache, split: bool) -> Result<Self, Error> {
+        Self::of_image(image, cache, split, |layer| image.store_paths(layer))
+    }
+
+    /// Describes what can be read only once.
+    ///
+    /// # Errors
+    /// When it is no image, or a script fails.
+    pub fn of_stream(stream: &Stream, name: Option<&str>, cache: &Cache) -> Result<Self, Error> {
+        let mut passed = HashMap::new();
+        let each = &mut |member: &Member<'_>, bytes: &mut dyn Read| {
+            passed.insert(member.position, source::store_paths(member.stored, bytes));
+            Ok(())
+        };
+        let image = stream.look(name, each)?;
+        let paths = |layer: &source::Layer| Ok(passed.remove(&image.position(layer)).unwrap_or_default());
+        Self::of_image(&image, cache, false, paths)
+    }
+
+    fn of_image(
+        image: &Image,
+        cache: &Cache,
+        split: bool,
+        mut paths: impl FnMut(&source::Layer) -> Result<Vec<String>, Error>,
+    ) -> Result<Self, Error> {
         let anatomy = match split && image.layers.len() == 1 {
             true => image.anatomy()?.ok(),
             false => None,
@@ -60,20 +93,24 @@ impl Inspection {
         };
         let layers = match &anatomy {
             None => {
-                let layers = image.layers.iter().map(|layer| Layer {
-                    digest: layer.digest.clone().or_else(|| known(layer.diff_id.as_ref())),
-                    diff_id: layer.diff_id.clone(),
-                    size: layer.stored_size,
-                    plain: layer.stored == Stored::Plain,
-                    paths: Vec::new(),
-                    there: None,
+                let layers = image.layers.iter().zip(0..).map(|(layer, at)| {
+                    // Who made the layers may say in the history what is in them.
+                    let told = told(&image.config, at);
+                    Ok(Layer {
+                        digest: layer.digest.clone().or_else(|| known(layer.diff_id.as_ref())),
+                        diff_id: layer.diff_id.clone(),
+                        size: layer.stored_size,
+                        plain: layer.stored == Stored::Plain,
+                        paths: if told.is_empty() { paths(layer)? } else { told },
+                        there: None,
+                    })
                 });
-                layers.collect()
+                layers.collect::<Result<_, Error>>()?
             }
             Some(anatomy) => {
                 let parts = relayer::plan(anatomy, &image.config, relayer::MAX_LAYERS);
                 let layers = parts.into_iter().map(|part| {
-                    let diff_id = part.shape.as_ref().and_then(|shape| cache.part(shape));
+                    let diff_id = cache.part(&part.content);
                     let digest = known(diff_id.as_ref());
                     Layer { digest, diff_id, size: part.bytes, plain: true, paths: part.paths, there: None }
                 });
@@ -95,20 +132,24 @@ impl Inspection {
     /// # Errors
     /// When it does not answer.
     pub async fn compare(&mut self, registry: &Registry) -> Result<(), Error> {
-        for layer in &mut self.layers {
-            layer.there = Some(match &layer.digest {
-                Some(digest) => registry.has_blob(digest).await?,
-                None => false,
-            });
+        let ask = async |digest: Option<Digest>| match digest {
+            Some(digest) => registry.has_blob(&digest).await,
+            None => Ok(false),
+        };
+        let digests: Vec<Option<Digest>> = self.layers.iter().map(|layer| layer.digest.clone()).collect();
+        let there = futures_util::stream::iter(digests.into_iter().map(ask)).buffered(QUESTIONS);
+        let there: Vec<bool> = there.try_collect().await?;
+        for (layer, there) in self.layers.iter_mut().zip(there) {
+            layer.there = Some(there);
         }
         Ok(())
     }
 
-    /// Describes a tag of a registry.
+    /// Describes a tag of a registry; `wanted` says which image of a list: its platform or a beginning of its digest.
     ///
     /// # Errors
-    /// When it is not there, or is a list of images.
-    pub async fn of_tag(registry: &Registry, tag: &str) -> Result<Self, Error> {
+    /// When it is not there, or is a list of images of which none was chosen.
+    pub async fn of_tag(registry: &Registry, tag: &str, wanted: Option<&str>) -> Result<Self, Error> {
         #[derive(serde::Deserialize)]
         struct Document {
             config: Descriptor,
@@ -127,25 +168,42 @@ impl Inspection {
             status: 0,
         };
         let read = registry.read_manifest(tag).await?;
-        let (bytes, kind, digest) = read.ok_or_else(|| wrong("there is no such tag"))?;
+        let (mut bytes, mut kind, mut digest) = read.ok_or_else(|| wrong("there is no such tag"))?;
+        if let Some(list) = source::listed(&bytes) {
+            let meant = match (&list[..], wanted) {
+                ([one], _) => Some(one),
+                (_, Some(wanted)) => list.iter().find(|(child, name)| {
+                    name == wanted || (wanted.len() >= 6 && child.hex().starts_with(hex(wanted)))
+                }),
+                _ => None,
+            };
+            let Some((child, _)) = meant else {
+                let names: Vec<String> =
+                    list.iter().take(20).map(|(child, name)| format!("{name} {}", child.short())).collect();
+                return Err(Error::Argument {
+                    given: name,
+                    why: format!(
+                        "a list of {} images; say which with --image: {}",
+                        list.len(),
+                        names.join(", ")
+                    ),
+                });
+            };
+            let read = registry.read_manifest(child.as_str()).await?;
+            (bytes, kind, digest) = read.ok_or_else(|| wrong(&format!("its image {child} is not there")))?;
+        }
         let document: Document =
             serde_json::from_slice(&bytes).map_err(|_| wrong(&format!("{kind} is no image manifest")))?;
-        // Who made the layers says in the history what is in them.
         let config = registry.read_blob(&document.config.digest).await?;
-        let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
-        let history = config["history"].as_array().cloned().unwrap_or_default();
-        let mut comments = history.iter().filter(|entry| entry["empty_layer"] != true);
-        let mut diff_ids = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
-        let layers = document.layers.into_iter().map(|layer| {
-            let comment = comments.next().and_then(|entry| entry["comment"].as_str());
-            Layer {
-                digest: Some(layer.digest),
-                diff_id: diff_ids.next().and_then(|id| Digest::parse(id.as_str()?)),
-                size: layer.size,
-                plain: false,
-                paths: comment.map(relayer::paths_in_comment).unwrap_or_default(),
-                there: None,
-            }
+        let parsed: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+        let mut diff_ids = parsed["rootfs"]["diff_ids"].as_array().into_iter().flatten();
+        let layers = document.layers.into_iter().zip(0..).map(|(layer, at)| Layer {
+            digest: Some(layer.digest),
+            diff_id: diff_ids.next().and_then(|id| Digest::parse(id.as_str()?)),
+            size: layer.size,
+            plain: false,
+            paths: told(&config, at),
+            there: None,
         });
         Ok(Self {
             kind,
@@ -194,6 +252,19 @@ impl Inspection {
         }
         text
     }
+}
+
+/// The store paths that an image's history names for a layer.
+fn told(config: &[u8], layer: usize) -> Vec<String> {
+    let config: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
+    let history = config["history"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let entry = history.iter().filter(|entry| entry["empty_layer"] != true).nth(layer);
+    let comment = entry.and_then(|entry| entry["comment"].as_str());
+    comment.map(relayer::paths_in_comment).unwrap_or_default()
+}
+
+fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
 }
 
 fn bar(eighths: u64) -> String {

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::compress::{Method, Pool};
 use super::digest::Hasher;
-use super::source::Stored;
+use super::source::{Stored, Unpacker};
 use super::{Digest, Error};
 
 /// Bytes read at once where nothing is compressed.
@@ -253,11 +253,9 @@ fn pack(source: &mut impl Read, work: &Work, sender: &mpsc::Sender<Chunk>) -> Re
             )?;
             Some(plain.finish())
         }
-        Stored::Gzip => {
-            let mut unpacked = flate2::write::MultiGzDecoder::new(plain);
-            pass(source, &mut packed, &mut send, &mut gone, |chunk| {
-                io::Write::write_all(&mut unpacked, chunk)
-            })?;
+        Stored::Packed(codec) => {
+            let mut unpacked = Unpacker::new(codec, plain).map_err(damaged)?;
+            pass(source, &mut packed, &mut send, &mut gone, |chunk| unpacked.write(chunk))?;
             // An abandoned layer is cut here, which is no fault of the source.
             if gone { None } else { Some(unpacked.finish().map_err(damaged)?.finish()) }
         }
@@ -286,12 +284,12 @@ fn pack(source: &mut impl Read, work: &Work, sender: &mpsc::Sender<Chunk>) -> Re
 }
 
 /// Reads a layer and sends it nowhere: what it would become is known already, and whether it is what it is said to
-/// be is to be seen.
+/// be is to be seen. The digest of its plain tar, where that can be told.
 ///
 /// # Errors
 /// [`Broken::Source`] when it is not, or cannot be read.
-pub fn check(reader: &mut dyn Read, expected: &Expected) -> Result<(), Broken> {
-    let mut run = || -> Result<(), Trouble> {
+pub fn check(reader: &mut dyn Read, expected: &Expected) -> Result<Option<Digest>, Broken> {
+    let mut run = || -> Result<Option<Digest>, Trouble> {
         let mut plain = Hasher::default();
         let mut stored = Hasher::default();
         let no = &mut false;
@@ -300,10 +298,9 @@ pub fn check(reader: &mut dyn Read, expected: &Expected) -> Result<(), Broken> {
                 pass(reader, &mut plain, &mut |_| true, no, |_| Ok(()))?;
                 Some(plain.finish())
             }
-            Stored::Gzip => {
-                let mut unpacked = flate2::write::MultiGzDecoder::new(plain);
-                let unpack = |chunk: &[u8]| io::Write::write_all(&mut unpacked, chunk);
-                pass(reader, &mut stored, &mut |_| true, no, unpack)?;
+            Stored::Packed(codec) => {
+                let mut unpacked = Unpacker::new(codec, plain).map_err(damaged)?;
+                pass(reader, &mut stored, &mut |_| true, no, |chunk| unpacked.write(chunk))?;
                 Some(unpacked.finish().map_err(damaged)?.finish())
             }
             Stored::AsIs => {
@@ -312,15 +309,15 @@ pub fn check(reader: &mut dyn Read, expected: &Expected) -> Result<(), Broken> {
             }
         };
         let digest = (expected.stored != Stored::Plain).then(|| stored.finish());
-        for (is, said) in [(diff_id, &expected.diff_id), (digest, &expected.digest)] {
+        for (is, said) in [(&diff_id, &expected.diff_id), (&digest, &expected.digest)] {
             if let (Some(is), Some(said)) = (is, said)
-                && is != *said
+                && is != said
             {
                 let what = format!("a layer hashes to {is}, it is said to be {said}: one of them is damaged");
                 return Err(lie(what));
             }
         }
-        Ok(())
+        Ok(diff_id)
     };
     run().map_err(|trouble| trouble.at(&expected.path))
 }
@@ -330,7 +327,7 @@ fn lie(what: String) -> Trouble {
 }
 
 fn damaged(error: io::Error) -> Trouble {
-    lie(format!("a gzip'd layer is damaged: {error}"))
+    lie(format!("a compressed layer is damaged: {error}"))
 }
 
 /// Hands the bytes on as they are.

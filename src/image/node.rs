@@ -107,31 +107,55 @@ pub fn push(
     let there = String::from_utf8_lossy(&stdout);
     let line = there.lines().find(|line| line.split_whitespace().next() == Some(node.name.as_str()));
     match line {
+        Some(line) if line.contains("incomplete") => {
+            return Err(failed(format!("has {} only in part after the import", node.name)));
+        }
         Some(line) if line.contains(digest.as_str()) => {}
         Some(_) => return Err(failed(format!("has another digest for {} than {digest}", node.name))),
         None => return Err(failed(format!("does not show {} after the import", node.name))),
     }
+    Ok(report(image, node, &manifest, &layers, State::Sent, packed.length, began))
+}
+
+/// What a push would send: all of it, since a node cannot tell what it has. The line carries less, compressed.
+///
+/// # Errors
+/// When the source is at fault.
+pub fn all_of(image: &Image, node: &Node) -> Result<Report, Error> {
+    let (manifest, layers) = manifest(image)?;
+    Ok(report(image, node, &manifest, &layers, State::WouldSend, 0, Instant::now()))
+}
+
+fn report(
+    image: &Image,
+    node: &Node,
+    manifest: &Manifest,
+    layers: &[Blob],
+    state: State,
+    uploaded: u64,
+    began: Instant,
+) -> Report {
     let seconds = began.elapsed().as_secs_f64();
     let reports = layers.iter().zip(&image.layers).map(|(blob, layer)| LayerReport {
         diff_id: layer.diff_id.clone(),
         digest: Some(blob.digest.clone()),
         size: Some(blob.size),
         stored_size: layer.stored_size,
-        state: State::Sent,
+        state,
         seconds,
         paths: Vec::new(),
     });
     let (repository, tag) = node.name.rsplit_once(':').unwrap_or((&node.name, ""));
-    Ok(Report {
+    Report {
         repository: repository.to_owned(),
         tags: vec![tag.to_owned()],
-        digest: Some(digest),
+        digest: Some(Digest::of(&manifest.bytes)),
         size: Some(layers.iter().map(|blob| blob.size).sum::<u64>() + image.config.len() as u64),
-        uploaded: packed.length,
+        uploaded,
         layers: reports.collect(),
         seconds,
-        dry_run: false,
-    })
+        dry_run: state == State::WouldSend,
+    }
 }
 
 /// The command on the node: import, then tell what is there.
@@ -174,8 +198,10 @@ fn manifest(image: &Image) -> Result<(Manifest, Vec<Blob>), Error> {
         return Ok((manifest.clone(), blobs));
     }
     let layers = blobs.iter().zip(&image.layers).map(|(blob, layer)| {
-        let kind =
-            if layer.stored == Stored::Gzip { format!("{OCI_LAYER}+gzip") } else { OCI_LAYER.to_owned() };
+        let kind = match layer.stored {
+            Stored::Packed(codec) => format!("{OCI_LAYER}+{}", codec.name()),
+            _ => OCI_LAYER.to_owned(),
+        };
         serde_json::json!({"mediaType": kind, "size": blob.size, "digest": blob.digest})
     });
     let document = serde_json::json!({

@@ -1,6 +1,7 @@
 //! A push: what the registry lacks is read, compressed and sent, several layers at a time; the configuration next,
 //! the manifest last.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -8,18 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use futures_util::future::try_join_all;
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::oneshot;
-
 use super::cache::{Cache, Remembered};
 use super::compress::{Method, Pool};
-use super::layer::{self, Packed, Packing, Work};
+use super::layer::{Packed, Packing, Work};
 use super::registry::{Registry, Sent};
 use super::relayer::{self, Part};
 use super::report::{Layer as LayerReport, Push as Report, State};
-use super::source::{Anatomy, Image, Layer, MAX_DOCUMENT, Manifest, Stored};
+use super::source::{Anatomy, Codec, Image, Layer, MAX_DOCUMENT, Manifest, Stored};
 use super::{Digest, Error};
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 /// What is to be pushed where, and how.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ pub struct Settings {
     pub layering: Layering,
     /// The most layers that a split makes.
     pub max_layers: usize,
-    /// Read everything, even what is known by its shape.
+    /// Read everything, even a file that has not changed since it was pushed.
     pub verify: bool,
 }
 
@@ -94,6 +93,7 @@ pub enum Event<'a> {
     },
 }
 
+const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
@@ -119,7 +119,7 @@ struct ManifestJson<'a> {
 #[derive(serde::Serialize)]
 struct DescriptorJson<'a> {
     #[serde(rename = "mediaType")]
-    media_type: &'a str,
+    media_type: Cow<'a, str>,
     size: u64,
     digest: &'a Digest,
 }
@@ -189,19 +189,10 @@ impl Push<'_> {
         let began = Instant::now();
         let (jobs, anatomy) = self.jobs(image)?;
         let present = self.present(jobs.iter().map(|job| job.known.as_ref().map(|k| &k.digest))).await?;
-        // Paths that are known by their shape were read once; where none is, the layer is read whole anyway.
-        let trusted = jobs.iter().any(|job| job.part.is_some() && job.diff_id.is_some());
-        let proof = (anatomy.is_some() && !trusted && !image.was_read_whole() && !self.settings.dry_run)
-            .then(|| prove(image))
-            .transpose()?
-            .flatten();
         let total =
             jobs.iter().zip(&present).filter(|(_, p)| !**p).map(|(job, _)| job.layer.stored_size).sum();
         events(Event::Begin { total });
         let mut done = self.send(image, &jobs, &present, events).await?;
-        if let Some(proof) = proof {
-            proof.await.unwrap_or(Ok(()))?;
-        }
         self.share(&jobs, &mut done);
         let config = match &anatomy {
             None => image.config.clone(),
@@ -241,12 +232,8 @@ impl Push<'_> {
         let parts = relayer::plan(&anatomy, &image.config, self.settings.max_layers);
         let jobs = parts.into_iter().filter_map(|part| {
             let layer = image.piece(&anatomy, &part)?;
-            let shape = part.shape.as_ref().filter(|_| !self.settings.verify);
-            let known = shape.and_then(|shape| {
-                let diff_id = self.cache.part(shape)?;
-                Some((self.cache.get(&diff_id, scheme)?, diff_id))
-            });
-            let (known, diff_id) = known.unzip();
+            let diff_id = self.cache.part(&part.content);
+            let known = diff_id.as_ref().and_then(|diff_id| self.cache.get(diff_id, scheme));
             Some(Job { layer, part: Some(part), known, diff_id })
         });
         Ok((jobs.collect(), Some(anatomy)))
@@ -365,8 +352,8 @@ impl Push<'_> {
         let diff_id = outcome.diff_id.or_else(|| job.diff_id.clone());
         if let (Some(diff_id), None) = (&diff_id, &job.layer.digest) {
             self.cache.put(diff_id, self.scheme(job.layer.stored), &outcome.packed);
-            if let Some(shape) = job.part.as_ref().and_then(|part| part.shape.as_ref()) {
-                self.cache.put_part(shape, diff_id);
+            if let Some(part) = &job.part {
+                self.cache.put_part(&part.content, diff_id);
             }
         }
         self.cache.put_place(&outcome.packed.digest, self.registry.repository());
@@ -474,25 +461,30 @@ impl Push<'_> {
 
     /// A manifest of Docker's kind where all layers are gzip'd, of OCI's kind where not: Docker's knows nothing else.
     fn manifest(&self, path: &Path, config: &[u8], layers: &[Done]) -> Result<Manifest, Error> {
-        let docker =
-            self.settings.method == Method::Gzip || layers.iter().all(|layer| layer.stored != Stored::Plain);
-        let layer_type = |layer: &Done| match (docker, layer.stored, self.settings.method) {
-            (true, ..) => DOCKER_LAYER,
-            (_, Stored::Plain, Method::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
-            (_, Stored::Plain, Method::None) => "application/vnd.oci.image.layer.v1.tar",
-            _ => "application/vnd.oci.image.layer.v1.tar+gzip",
+        let method = self.settings.method;
+        // How a layer is compressed in the registry, as the last part of its media type.
+        let packing = |layer: &Done| match (layer.stored, method) {
+            (Stored::Packed(Codec::Zstd), _) | (Stored::Plain, Method::Zstd) => "+zstd",
+            (Stored::Plain, Method::None) => "",
+            _ => "+gzip",
+        };
+        let docker = layers.iter().all(|layer| packing(layer) == "+gzip");
+        let layer_type = |layer: &Done| match docker {
+            true => DOCKER_LAYER.to_owned(),
+            false => format!("{OCI_LAYER}{}", packing(layer)),
         };
         let media_type = if docker { DOCKER_MANIFEST } else { OCI_MANIFEST };
         let digest = Digest::of(config);
         let layers = layers.iter().filter_map(|layer| {
             let packed = layer.packed.as_ref()?;
-            Some(DescriptorJson { media_type: layer_type(layer), size: packed.size, digest: &packed.digest })
+            let media_type = layer_type(layer).into();
+            Some(DescriptorJson { media_type, size: packed.size, digest: &packed.digest })
         });
         let manifest = ManifestJson {
             schema_version: 2,
             media_type,
             config: DescriptorJson {
-                media_type: if docker { DOCKER_CONFIG } else { OCI_CONFIG },
+                media_type: if docker { DOCKER_CONFIG } else { OCI_CONFIG }.into(),
                 size: config.len() as u64,
                 digest: &digest,
             },
@@ -531,30 +523,4 @@ fn lanes(image: &Image, jobs: &[Job], mut missing: Vec<usize>) -> Vec<VecDeque<u
     let is_picked = |at: &usize| jobs[*at].part.as_ref().is_some_and(|part| part.grouped);
     let (picked, together): (Vec<usize>, Vec<usize>) = missing.into_iter().partition(is_picked);
     vec![together.into(), picked.into()]
-}
-
-/// Reads the layer that is split from its begin to its end, beside the parts, and sees whether it is what its
-/// configuration says.
-fn prove(image: &Image) -> Result<Option<oneshot::Receiver<Result<(), Error>>>, Error> {
-    let Some(whole) = image.layers.first() else { return Ok(None) };
-    let mut reader = image.read_layer(whole)?;
-    let work = layer::Expected {
-        path: image.path().to_owned(),
-        stored: whole.stored,
-        diff_id: whole.diff_id.clone(),
-        digest: whole.digest.clone(),
-    };
-    let (tell, told) = oneshot::channel();
-    let run = move || {
-        let result = match layer::check(&mut reader, &work) {
-            Err(layer::Broken::Source(error)) => Err(error),
-            _ => Ok(()),
-        };
-        let _ = tell.send(result);
-    };
-    std::thread::Builder::new()
-        .name("prove".to_owned())
-        .spawn(run)
-        .map_err(|e| Error::io(image.path(), e))?;
-    Ok(Some(told))
 }

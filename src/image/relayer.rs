@@ -28,9 +28,8 @@ pub struct Part {
     pub ranges: Vec<std::ops::Range<u64>>,
     /// Their length.
     pub bytes: u64,
-    /// Digest of all header blocks, for parts of the store only: what Nix made under these names, with these sizes
-    /// and modes, is known again by it.
-    pub shape: Option<Digest>,
+    /// Names its bytes without being their digest: equal parts have equal ones.
+    pub content: Digest,
     /// Several paths that stand apart in the tar.
     pub grouped: bool,
 }
@@ -94,22 +93,26 @@ fn grouped<'a>(units: &[&'a Unit], groups: usize) -> Vec<Vec<&'a Unit>> {
 }
 
 fn part(anatomy: &Anatomy, units: &[&Unit]) -> Part {
-    let outside = units.iter().any(|unit| unit.outside);
-    let mut shape = Hasher::default();
-    shape.update(&anatomy.parents);
+    let mut content = Hasher::default();
+    content.update(&anatomy.parents);
     let mut ranges = Vec::new();
-    for unit in units {
-        shape.update(unit.shape.as_str().as_bytes());
-        ranges.extend(unit.ranges.iter().cloned());
+    for (at, unit) in units.iter().enumerate() {
+        content.update(unit.content.as_str().as_bytes());
+        ranges.extend(unit.ranges.iter().map(|range| (range.clone(), at)));
     }
-    ranges.sort_by_key(|range: &std::ops::Range<u64>| range.start);
+    ranges.sort_by_key(|(range, _)| range.start);
+    // Units may stand between the pieces of others.
+    for (range, at) in &ranges {
+        content.update(&(range.end - range.start).to_le_bytes());
+        content.update(&at.to_le_bytes());
+    }
     Part {
         paths: units.iter().flat_map(|unit| unit.paths.iter().cloned()).collect(),
-        outside,
+        outside: units.iter().any(|unit| unit.outside),
         bytes: units.iter().map(|unit| unit.bytes).sum(),
         grouped: ranges.len() > 1,
-        ranges,
-        shape: (!outside).then(|| shape.finish()),
+        ranges: ranges.into_iter().map(|(range, _)| range).collect(),
+        content: content.finish(),
     }
 }
 
@@ -195,7 +198,7 @@ mod tests {
         let path = format!("{hex}-path{seed}");
         let range = u64::from(seed) * 1_000_000_000..u64::from(seed) * 1_000_000_000 + bytes;
         Unit {
-            shape: Digest::of(path.as_bytes()),
+            content: Digest::of(path.as_bytes()),
             paths: vec![path],
             outside: false,
             ranges: vec![range],
@@ -224,15 +227,15 @@ mod tests {
     #[test]
     fn a_path_that_is_exchanged_changes_few_layers() {
         let mut before = image(900);
-        let shapes = |anatomy: &Anatomy| -> Vec<(Option<Digest>, u64)> {
-            plan(anatomy, b"{}", 100).into_iter().map(|part| (part.shape, part.bytes)).collect()
+        let contents = |anatomy: &Anatomy| -> Vec<(Vec<String>, u64)> {
+            plan(anatomy, b"{}", 100).into_iter().map(|part| (part.paths, part.bytes)).collect()
         };
-        let old = shapes(&before);
+        let old = contents(&before);
         let total: u64 = old.iter().map(|(_, bytes)| bytes).sum();
         let small = before.units.iter().position(|unit| unit.bytes < 100_000).unwrap();
         before.units[small] = unit(5001, 90_000);
         before.units.sort_by(|a, b| a.paths.cmp(&b.paths));
-        let new = shapes(&before);
+        let new = contents(&before);
         let changed: Vec<u64> =
             new.iter().filter(|part| !old.contains(part)).map(|(_, bytes)| *bytes).collect();
         assert!(changed.len() <= 2, "{changed:?}");
@@ -255,7 +258,7 @@ mod tests {
         let anatomy = image(3);
         let parts = plan(&anatomy, b"{}", 100);
         let config = br#"{"os":"linux","created":"x","history":[{"empty_layer":true},{"created_by":"nix"},{"empty_layer":true}],"zz":1}"#;
-        let ids: Vec<Digest> = parts.iter().map(|part| part.shape.clone().unwrap()).collect();
+        let ids: Vec<Digest> = parts.iter().map(|part| part.content.clone()).collect();
         let made = configuration(config, &parts, &ids).unwrap();
         let made: serde_json::Value = serde_json::from_slice(&made).unwrap();
         let history = made["history"].as_array().unwrap();

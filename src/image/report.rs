@@ -218,6 +218,8 @@ pub struct Prune {
     pub by: &'static str,
     /// The tags, newest first.
     pub tags: Vec<Tag>,
+    /// Images without a tag of their own that went, or would go, with the lists they were parts of.
+    pub parts: usize,
     /// Nothing was deleted.
     pub dry_run: bool,
 }
@@ -247,12 +249,32 @@ impl Prune {
         let gone =
             self.count(Verdict::Deleted) + self.count(Verdict::Gone) + self.count(Verdict::WouldDelete);
         let what = if self.dry_run { "would be deleted" } else { "deleted" };
+        let parts = match self.parts {
+            0 => String::new(),
+            parts => format!(" with {parts} images of lists"),
+        };
         format!(
-            "{}: {} tags, {gone} {what}, {} kept",
+            "{}: {} tags, {gone} {what}{parts}, {} kept",
             self.repository,
             self.tags.len(),
             self.tags.len() - gone
         )
+    }
+
+    /// When the room on the registry's disk comes back. `None`: nothing was deleted.
+    #[must_use]
+    pub fn when_room_comes(&self) -> Option<&'static str> {
+        if self.dry_run || self.count(Verdict::Deleted) == 0 {
+            return None;
+        }
+        Some(match self.by {
+            "gitea" => {
+                "the disk has the room back after Gitea's own clean-up (cron.cleanup_packages: at midnight, blobs older than a day)"
+            }
+            _ => {
+                "the disk has the room back after the registry's garbage collection (docker-registry garbage-collect)"
+            }
+        })
     }
 
     /// What goes to `GITHUB_STEP_SUMMARY`: Markdown.

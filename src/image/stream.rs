@@ -1,4 +1,4 @@
-//! Sources that can be read only once: standard input, and the output of a script such as `streamLayeredImage` makes.
+//! Sources that can be read only once: standard input, pipes, and the output of a script such as `streamLayeredImage` makes.
 //!
 //! The archive's list of layers may come last, so every member that looks like a layer is sent as it passes. Names of
 //! members mostly are digests: what the cache and the registry know by them is only hashed, to see that it is true.
@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use super::compress::Pool;
 use super::layer::{self, Expected, Feed, Packed, Packing};
 use super::push::{Done, Event, Push, state};
 use super::report::{Layer as LayerReport, Push as Report, State};
-use super::source::{Image, Stored};
+use super::source::{Image, Member, Stored};
 use super::{Digest, Error};
 
 /// How often a script is run when the registry breaks off.
@@ -30,15 +31,48 @@ pub enum Stream {
     Stdin,
     /// The standard output of a program that is run without arguments.
     Script(PathBuf),
+    /// A pipe with a name, such as a shell makes of `<(…)`.
+    Pipe(PathBuf),
 }
 
 impl Stream {
-    /// Whether a path is a script, which is run and not read.
+    /// What can be read only once: `-`, a pipe, and a script or program, which is run and not read. `None`: it is
+    /// something else, or not there.
     #[must_use]
-    pub fn is_script(path: &Path) -> bool {
-        let mut magic = [0; 2];
-        let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-        read.is_ok() && magic == *b"#!"
+    pub fn of(source: &Path) -> Option<Self> {
+        if source == Path::new("-") {
+            return Some(Self::Stdin);
+        }
+        let kind = std::fs::metadata(source).ok()?.file_type();
+        if kind.is_fifo() || kind.is_char_device() {
+            return Some(Self::Pipe(source.to_owned()));
+        }
+        let mut magic = [0; 4];
+        std::fs::File::open(source).and_then(|mut file| file.read_exact(&mut magic)).ok()?;
+        let is_program = magic.starts_with(b"#!") || magic == *b"\x7fELF";
+        is_program.then(|| Self::Script(source.to_owned()))
+    }
+
+    /// Reads all of it, to see what image it is; `each` is shown what looks like a layer.
+    ///
+    /// # Errors
+    /// When it is no image, or a script fails.
+    pub fn look(
+        &self,
+        name: Option<&str>,
+        each: &mut dyn FnMut(&Member<'_>, &mut dyn Read) -> io::Result<()>,
+    ) -> Result<Image, Error> {
+        let (input, child) = self.open()?;
+        let image = Image::read_stream(self.path(), input, name, each);
+        let status = child.map(|mut child| child.wait()).transpose();
+        match status.map_err(|error| Error::io(self.path(), error))?.filter(|status| !status.success()) {
+            Some(status) if image.is_ok() || status.code().is_some() => Err(self.failed(status)),
+            _ => image,
+        }
+    }
+
+    fn failed(&self, status: ExitStatus) -> Error {
+        Error::lie(self.path(), format!("the script failed: {status}"))
     }
 
     /// As errors name it.
@@ -46,13 +80,17 @@ impl Stream {
     pub fn path(&self) -> &Path {
         match self {
             Self::Stdin => Path::new("standard input"),
-            Self::Script(path) => path,
+            Self::Script(path) | Self::Pipe(path) => path,
         }
     }
 
     fn open(&self) -> Result<(Box<dyn Read + Send>, Option<Child>), Error> {
         match self {
             Self::Stdin => Ok((Box::new(io::stdin()), None)),
+            Self::Pipe(path) => {
+                let pipe = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
+                Ok((Box::new(pipe), None))
+            }
             Self::Script(path) => {
                 // A name without slash would be looked for in PATH.
                 let program = path.canonicalize().map_err(|error| Error::io(path, error))?;
@@ -123,7 +161,7 @@ impl Push<'_> {
         let (tell, told) = oneshot::channel();
         let (reader_path, wanted, method) = (path.to_owned(), name.map(str::to_owned), self.settings.method);
         let read = move || {
-            let each = &mut |member: &super::source::Member<'_>, bytes: &mut dyn Read| {
+            let each = &mut |member: &Member<'_>, bytes: &mut dyn Read| {
                 pass_on(&ask, member, bytes, &reader_path, method, &pool)
             };
             let image = Image::read_stream(&reader_path, input, wanted.as_deref(), each);
@@ -161,7 +199,7 @@ impl Push<'_> {
         if let Some(status) = status.filter(|status| is_cause && !status.success())
             && (status.code().is_some_and(|code| code < 128) || failed.is_none())
         {
-            return Err(Error::lie(path, format!("the script failed: {status}")));
+            return Err(stream.failed(status));
         }
         if let Some(error) = failed {
             // The source's own fault is told better by its reader.
@@ -173,6 +211,7 @@ impl Push<'_> {
             });
         }
         let image = image?;
+        let mut own = image.manifest.as_ref();
         let done = image.layers.iter().map(|layer| {
             let done = passed.get(&image.position(layer)).cloned();
             let done = done.ok_or_else(|| Error::lie(path, "a layer did not pass by"))?;
@@ -189,15 +228,19 @@ impl Push<'_> {
             if let (Some(is), Some(said)) = (is, &layer.digest)
                 && is != said
             {
-                return Err(Error::lie(
-                    path,
-                    "an OCI layout with uncompressed layers cannot be pushed from a stream; push its file",
-                ));
+                // A plain layer of a layout, compressed before it could be known that a manifest names it.
+                own = None;
+                if done.diff_id.as_ref() != Some(said) {
+                    return Err(Error::lie(
+                        path,
+                        format!("a layer hashes to {is}, its name is {said}: it is damaged"),
+                    ));
+                }
             }
             Ok(Some(done))
         });
         let done: Vec<Option<Done>> = done.collect::<Result<_, Error>>()?;
-        self.finish(path, &image.config, image.manifest.as_ref(), done, None, began).await
+        self.finish(path, &image.config, own, done, None, began).await
     }
 
     /// One layer of a stream.
@@ -269,7 +312,7 @@ impl Push<'_> {
 /// On the reader's thread: asks what is to be done with a layer, and does it.
 fn pass_on(
     ask: &mpsc::Sender<Ask>,
-    member: &super::source::Member<'_>,
+    member: &Member<'_>,
     bytes: &mut dyn Read,
     path: &Path,
     method: super::compress::Method,
@@ -300,7 +343,7 @@ fn pass_on(
             if feed.run(bytes, &work) { Ok(()) } else { Err(stopped()) }
         }
         Answer::Check(expected) => match layer::check(bytes, &expected) {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(layer::Broken::Source(error)) => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
             }

@@ -1,6 +1,7 @@
 //! Who logs in how, what a diagnosis says, and nodes that an image is brought to.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sower_test_support::Sshd;
 
@@ -291,4 +292,122 @@ fn a_push_again_asks_and_reads_nothing() {
     let push = sower.image(&["push", "image.tar", &to, "--plain-http", "--json"]).well().json();
     assert_eq!(push["digest"], first["digest"]);
     assert_eq!(unpacked(&pulled(&to).1), unpacked(&image.layers));
+}
+
+#[test]
+fn the_configuration_says_how_a_registry_is_spoken_to() {
+    let tokens = TokenService::new();
+    let registry = DockerRegistry::start(&tokens.config("http://127.0.0.1:1/v2/token"));
+    let service =
+        Front::start(None, move |_| Do::Answer(200, vec![], tokens.answer("shop/app", &["pull", "push"])));
+    let sower = user("dev", PASSWORD);
+    let to = format!("{}/shop/app:t", registry.address);
+    let config = format!(
+        "images:\n  registries:\n    \"{}\": {{plain_http: true, token_url: \"http://{}/tokens\"}}\n",
+        registry.address, service.address
+    );
+    std::fs::write(sower.path("config.yaml"), config).unwrap();
+    sower.image(&["push", "image.tar", &to]).badly(1, &["--plain-http"]);
+    sower.image(&["push", "image.tar", &to, "--config", "config.yaml"]).well();
+    assert_eq!(service.count("GET", "/tokens?"), 1);
+    let sower = sower.env("SOWER_CONFIG", "config.yaml");
+    sower.image(&["inspect", &to]).well();
+    sower.image(&["prune", &format!("{}/shop/app", registry.address), "--dry-run"]).well();
+    std::fs::write(sower.path("config.yaml"), "images: {registries: {a: {plain_http: 7}}}").unwrap();
+    sower.image(&["push", "image.tar", &to]).badly(2, &["config.yaml:1:", "images.registries.a.plain_http"]);
+}
+
+#[test]
+fn a_jobs_own_token_is_told_from_other_passwords() {
+    let (_registry, front) = with_tokens("http://127.0.0.1:1/v2/token");
+    let to = format!("{}/shop/app:t", front.address);
+    let sower = user("dev", "job-token").env("GITHUB_TOKEN", "job-token");
+    let push = sower.image(&["push", "image.tar", &to, "--plain-http"]);
+    let push = push.badly(1, &["the job's own token", "REGISTRY_PASSWORD", "write:package"]);
+    assert!(!push.stderr.contains("job-token"), "{}", push.stderr);
+}
+
+#[test]
+fn a_registry_that_wants_user_and_password_with_each_request_gets_them() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // PASSWORD as htpasswd -B writes it.
+    let hash = "$2b$04$C0uzdDNOoKLdohZeWT1DfeQ.g7krX0Bl1XL1oGikdocMramCdh2Wa";
+    std::fs::write(file.path(), format!("dev:{hash}\n")).unwrap();
+    let auth = format!("auth:\n  htpasswd: {{realm: basic, path: {}}}\n", file.path().display());
+    let registry = DockerRegistry::start(&auth);
+    let to = format!("{}/shop/app:t", registry.address);
+    user("dev", PASSWORD).image(&["push", "image.tar", &to, "--plain-http"]).well();
+    user("dev", "wrong").image(&["push", "image.tar", &to, "--plain-http"]).badly(1, &["401"]);
+    let doctor = user("dev", PASSWORD).image(&["doctor", &to, "--plain-http"]).well();
+    assert!(doctor.stdout.contains("only with credentials"), "{}", doctor.stdout);
+}
+
+#[test]
+fn a_registry_that_leads_to_tls_is_told_of() {
+    let front = Front::start(None, |_| {
+        Do::Answer(301, vec![("Location", "https://registry.example/v2/".to_owned())], vec![])
+    });
+    let to = format!("{}/shop/app:t", front.address);
+    user("dev", PASSWORD)
+        .image(&["push", "image.tar", &to, "--plain-http"])
+        .badly(1, &["https://registry.example/v2/", "leave --plain-http out"]);
+    assert!(front.seen().iter().all(|seen| seen.authorization.is_none()));
+}
+
+/// A Gitea with two lists of images: one goes, and with it the image that no other list holds.
+#[test]
+fn what_only_a_pruned_list_held_goes_with_it() {
+    use sower::image::Digest;
+    let image = |n: u8| Digest::of(&[n]);
+    let list = |parts: &[u8]| {
+        let parts: Vec<_> = parts.iter().map(|n| serde_json::json!({"digest": image(*n)})).collect();
+        serde_json::json!({"schemaVersion": 2, "manifests": parts}).to_string().into_bytes()
+    };
+    let lists = std::collections::HashMap::from([("old", list(&[1, 2])), ("new", list(&[2, 3]))]);
+    let gone = AtomicBool::new(false);
+    let gitea = Front::start(None, move |seen| {
+        let json = |value: serde_json::Value| Do::Answer(200, vec![], value.to_string().into_bytes());
+        let is_gone = gone.load(Ordering::SeqCst);
+        let version = |id: u8, name: &str| {
+            let created = format!("2026-01-0{id}T00:00:00Z");
+            serde_json::json!({"id": id, "name": "app", "type": "container", "version": name, "created_at": created})
+        };
+        let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+        match (seen.method.as_str(), path) {
+            ("GET", "/api/v1/version") => json(serde_json::json!({"version": "1.26.0"})),
+            ("GET", "/api/v1/packages/shop") if query.contains("page=1") => {
+                let images = [1, 2, 3, 4].map(|n| version(n, image(n).as_str()));
+                let lists = [version(6, "new"), version(5, "old")];
+                json([&images[..], &lists[..2 - usize::from(is_gone)]].concat().into())
+            }
+            ("GET", "/api/v1/packages/shop") => json(serde_json::json!([])),
+            ("GET", path) => {
+                match path.strip_prefix("/v2/shop/app/manifests/").and_then(|tag| lists.get(tag)) {
+                    Some(list) => Do::Answer(200, vec![], list.clone()),
+                    None => Do::Answer(404, vec![], vec![]),
+                }
+            }
+            ("DELETE", path) => {
+                gone.fetch_or(path.ends_with("/old"), Ordering::SeqCst);
+                Do::Answer(204, vec![], vec![])
+            }
+            _ => Do::Answer(404, vec![], vec![]),
+        }
+    });
+    let name = format!("{}/shop/app", gitea.address);
+    let sower = user("dev", PASSWORD);
+    let prune = |more: &[&str]| {
+        let mut arguments = vec!["prune", &name, "--keep", "1", "--plain-http"];
+        arguments.extend(more);
+        sower.image(&arguments).well()
+    };
+    let end = format!("{name}: 2 tags, 1 would be deleted with 1 images of lists, 1 kept");
+    assert_eq!(prune(&["--dry-run"]).stdout.lines().last(), Some(end.as_str()));
+    assert_eq!(gitea.count("DELETE", ""), 0);
+    let done = prune(&[]);
+    assert!(done.stderr.contains("cron.cleanup_packages"), "{}", done.stderr);
+    let deleted: Vec<String> =
+        gitea.seen().into_iter().filter(|seen| seen.method == "DELETE").map(|seen| seen.path).collect();
+    let of = |version: &str| format!("/api/v1/packages/shop/container/app/{version}");
+    assert_eq!(deleted, [of("old"), of(image(1).as_str())]);
 }

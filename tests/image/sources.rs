@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use sower::image::Digest;
+
 use crate::front::{Do, Front};
-use crate::parts::{DockerRegistry, Sower, TestImage, gzip, tar};
+use crate::parts::{DockerRegistry, Sower, TestImage, gzip, part_ok, tar};
 use crate::split::zstd;
 use crate::{pulled, tags};
 
@@ -38,6 +40,10 @@ fn a_script_and_standard_input_are_pushed_as_they_come() {
         assert_eq!(push["digest"], from_file["digest"], "{name}");
         assert_eq!(pulled(&to).1, image.layers, "{name}");
     }
+    // A pipe with a name, as a shell makes one of `<(…)`.
+    let pipe = ["push", "/dev/stdin", &to, "--plain-http", "--json"];
+    let push = sower.image_with_bytes(&pipe, &gzip(&image.archive())).well().json();
+    assert_eq!(push["digest"], from_file["digest"]);
     let (secret, to) = (b"x\n".as_slice(), to.as_str());
     sower
         .image_with_bytes(&["push", "-", to, "--plain-http", "--username", "u", "--password-stdin"], secret)
@@ -168,4 +174,146 @@ fn one_image_of_several_is_chosen_by_name() {
     assert_eq!(pulled(&to).1, one.layers);
     let inspection = sower.image(&["inspect", "both.tar", "--image", "two", "--json"]).well().json();
     assert_eq!(inspection["layers"].as_array().unwrap().len(), 2);
+}
+
+/// What a docker of today saves: an OCI layout with a `manifest.json` besides, its layers plain or as they were pulled.
+fn layout(layers: &[(Vec<u8>, &str)], image: &TestImage) -> Vec<(String, Vec<u8>)> {
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::of(bytes).hex());
+    let config = image.config();
+    let descriptor = |bytes: &[u8], kind: &str| {
+        let media_type = format!("application/vnd.oci.image.{kind}");
+        serde_json::json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()})
+    };
+    let described: Vec<_> =
+        layers.iter().map(|(bytes, packed)| descriptor(bytes, &format!("layer.v1.tar{packed}"))).collect();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor(&config, "config.v1+json"), "layers": described,
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let index =
+        serde_json::json!({"schemaVersion": 2, "manifests": [descriptor(&manifest, "manifest.v1+json")]});
+    let mut members: Vec<(String, Vec<u8>)> =
+        layers.iter().map(|(bytes, _)| (blob(bytes), bytes.clone())).collect();
+    let docker = serde_json::json!([{
+        "Config": blob(&config), "RepoTags": ["app:t"],
+        "Layers": layers.iter().map(|(bytes, _)| blob(bytes)).collect::<Vec<_>>(),
+    }]);
+    members.extend([
+        (blob(&config), config),
+        (blob(&manifest), manifest),
+        ("index.json".to_owned(), index.to_string().into_bytes()),
+        ("manifest.json".to_owned(), docker.to_string().into_bytes()),
+        ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+    ]);
+    members
+}
+
+fn archived(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    tar(&members)
+}
+
+/// The plain layers of a reference, whatever they are packed with.
+fn plain_layers(sower: &Sower, reference: &str) -> Vec<Vec<u8>> {
+    let directory = sower.path("pulled");
+    let _ = std::fs::remove_dir_all(&directory);
+    let (from, to) = (format!("docker://{reference}"), format!("dir:{}", directory.display()));
+    part_ok("skopeo", &["copy", "--insecure-policy", "--src-tls-verify=false", &from, &to]);
+    let manifest = std::fs::read(directory.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap().iter().map(|layer| {
+        let bytes =
+            std::fs::read(directory.join(&layer["digest"].as_str().unwrap()["sha256:".len()..])).unwrap();
+        match bytes[..4] {
+            [0x1f, 0x8b, ..] => crate::parts::gunzip(&bytes),
+            [0x28, 0xb5, 0x2f, 0xfd] => crate::split::unzstd(&bytes),
+            _ => bytes,
+        }
+    });
+    layers.collect()
+}
+
+#[test]
+fn what_todays_docker_saves_and_every_kind_of_layer_is_pushed_from_a_file_and_a_stream() {
+    let registry = DockerRegistry::start("");
+    let sower = Sower::new();
+    let image = TestImage::new(&[200_000, 3000]);
+    for (packed, pack) in
+        [("", (|bytes| bytes.to_vec()) as fn(&[u8]) -> Vec<u8>), ("+gzip", gzip), ("+zstd", zstd)]
+    {
+        let layers: Vec<(Vec<u8>, &str)> = image.layers.iter().map(|layer| (pack(layer), packed)).collect();
+        let docker = layout(&layers, &image);
+        // Without docker's list it is an OCI layout.
+        let oci: Vec<_> = docker.iter().filter(|(name, _)| name != "manifest.json").cloned().collect();
+        for (kind, members) in [("docker", docker), ("oci", oci)] {
+            let archive = archived(&members);
+            std::fs::write(sower.path("image.tar"), &archive).unwrap();
+            let name = format!("{}/{kind}/layers{}", registry.address, packed.replace('+', "-"));
+            let (file, stream) = (format!("{name}:file"), format!("{name}:stream"));
+            sower.image(&["push", "image.tar", &file, "--plain-http"]).well();
+            assert!(plain_layers(&sower, &file) == image.layers, "{file}");
+            sower.image_with_bytes(&["push", "-", &stream, "--plain-http"], &archive).well();
+            assert!(plain_layers(&sower, &stream) == image.layers, "{stream}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_skopeos_and_an_unpacked_archive_are_pushed() {
+    let registry = DockerRegistry::start("");
+    let sower = Sower::new();
+    let image = TestImage::new(&[200_000, 3000]);
+    image.write(&sower.path("image.tar"));
+    let (dir, unpacked) = (sower.path("dir"), sower.path("unpacked"));
+    let from = format!("docker-archive:{}", sower.path("image.tar").display());
+    part_ok("skopeo", &["copy", "--insecure-policy", &from, &format!("dir:{}", dir.display())]);
+    std::fs::create_dir(&unpacked).unwrap();
+    let archive = sower.path("image.tar");
+    part_ok("tar", &["-C", unpacked.to_str().unwrap(), "-xf", archive.to_str().unwrap()]);
+    for source in ["dir", "unpacked"] {
+        let to = format!("{}/shop/{source}:t", registry.address);
+        sower.image(&["push", source, &to, "--plain-http"]).well();
+        assert!(plain_layers(&sower, &to) == image.layers, "{source}");
+        sower.image(&["inspect", source]).well();
+    }
+    std::fs::create_dir(sower.path("empty")).unwrap();
+    sower.image(&["push", "empty", "r.example/a/b", "--plain-http"]).badly(2, &["neither index.json"]);
+}
+
+#[test]
+fn a_compressed_layer_that_is_not_what_the_configuration_says_tags_nothing() {
+    let registry = DockerRegistry::start("");
+    let sower = Sower::new();
+    let image = TestImage::new(&[100_000]);
+    let other = TestImage::new(&[100_001]);
+    let to = format!("{}/shop/app:t", registry.address);
+    for pack in [gzip as fn(&[u8]) -> Vec<u8>, zstd] {
+        // Every digest is right but the one of the plain tar.
+        let members = layout(&[(pack(&other.layers[0]), "")], &image);
+        for without in ["manifest.json", "index.json"] {
+            let members: Vec<_> = members.iter().filter(|(name, _)| name != without).cloned().collect();
+            std::fs::write(sower.path("image.tar"), archived(&members)).unwrap();
+            let push = sower.image(&["push", "image.tar", &to, "--plain-http"]);
+            push.badly(1, &["a layer hashes to", "nothing was tagged"]);
+        }
+    }
+    assert_eq!(tags(&registry, "shop/app"), [""; 0]);
+}
+
+#[test]
+fn a_stream_can_be_looked_into() {
+    let sower = Sower::new().env("PATH", "/usr/bin:/bin");
+    let image = crate::split::nix_image("one");
+    image.write(&sower.path("image.tar"));
+    script(&sower, &format!("exec cat {}", sower.path("image.tar").display()));
+    let from_script = sower.image(&["inspect", "result", "--json"]).well().json();
+    let from_stdin = sower.image_with_bytes(&["inspect", "-", "--json"], &image.archive()).well().json();
+    let from_file = sower.image(&["inspect", "image.tar", "--keep", "--json"]).well().json();
+    assert_eq!(from_script["layers"], from_file["layers"]);
+    assert_eq!(from_stdin["layers"], from_file["layers"]);
+    let paths = from_file["layers"][0]["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 41, "{paths:?}");
+    script(&sower, "exit 3");
+    sower.image(&["inspect", "result"]).badly(1, &["the script failed"]);
 }

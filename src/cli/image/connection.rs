@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::builder::FalseyValueParser;
 
 use crate::cli::Failure;
+use crate::config::{Config, DEFAULT_PATH, RegistryAccess};
 use crate::image::Repository;
 use crate::image::registry::{Credentials, Options};
+use crate::image::stream::Stream;
 
 /// How to talk to the registry.
 #[derive(Debug, clap::Args)]
@@ -33,26 +35,56 @@ pub(super) struct Connection {
     /// Ask here for tokens, whatever the registry says; the credentials are sent there
     #[arg(long, value_name = "URL", env = "SOWER_REGISTRY_TOKEN_URL")]
     token_url: Option<String>,
+    /// The runner's configuration, whose `images.registries` says how registries are spoken to [default:
+    /// /etc/sower/config.yaml, where there is one]
+    #[arg(long, short, value_name = "FILE", env = "SOWER_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// A password is short; a stream by mistake must not fill the memory.
 const MAX_SECRET: u64 = 64 * 1024;
 
 impl Connection {
-    pub(super) fn options(&self) -> Options {
-        Options {
-            plain_http: self.plain_http,
-            insecure: self.insecure,
-            token_url: self.token_url.clone(),
-            ca: self.ca.clone(),
+    /// What flags and environment say, and for the rest the configuration.
+    pub(super) fn options(&self, repository: &Repository) -> Result<Options, Failure> {
+        let configured = self.configured(&repository.host)?;
+        Ok(Options {
+            plain_http: self.plain_http || configured.plain_http,
+            insecure: self.insecure || configured.insecure,
+            token_url: self.token_url.clone().or(configured.token_url),
+            ca: self.ca.clone().or(configured.ca),
             also_read: Vec::new(),
             socks: None,
-        }
+        })
     }
 
-    /// Whether a secret is read from standard input, so that nothing else can be.
-    pub(super) fn takes_stdin(&self) -> bool {
-        self.password_stdin || self.registry_token.as_deref() == Some(Path::new("-"))
+    fn configured(&self, host: &str) -> Result<RegistryAccess, Failure> {
+        let path = self.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            // Nobody named it, and it is not there or not for this user.
+            Err(error) if self.config.is_none() => {
+                tracing::debug!(path = %path.display(), %error, "no configuration");
+                return Ok(RegistryAccess::default());
+            }
+            Err(error) => return Err(Failure::wrong_question(format!("{}: {error}", path.display()))),
+        };
+        let (config, _) = Config::parse(path, &text).map_err(Failure::wrong_question)?;
+        let all = config.images.registries.into_iter();
+        let found = all.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(host));
+        Ok(found.map(|(_, access)| access).unwrap_or_default())
+    }
+
+    /// The source, if it can be read only once.
+    pub(super) fn stream(&self, source: &Path) -> Result<Option<Stream>, Failure> {
+        let stream = Stream::of(source);
+        let secret = self.password_stdin || self.registry_token.as_deref() == Some(Path::new("-"));
+        if secret && matches!(stream, Some(Stream::Stdin)) {
+            return Err(Failure::wrong_question(
+                "standard input cannot be both the image and the password; set SOWER_REGISTRY_PASSWORD",
+            ));
+        }
+        Ok(stream)
     }
 
     pub(super) fn credentials(&self, repository: &Repository) -> Result<Option<Credentials>, Failure> {

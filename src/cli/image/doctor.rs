@@ -33,7 +33,8 @@ Examples:
 pub(super) async fn run(args: &Args) -> Outcome {
     let destination = Destination::parse(&args.destination)?;
     let credentials = args.connection.credentials(&destination.repository)?;
-    let report = doctor::examine(&destination, credentials, &args.connection.options()).await?;
+    let options = args.connection.options(&destination.repository)?;
+    let report = doctor::examine(&destination, credentials, &options).await?;
     match args.json {
         true => print_json(&report)?,
         false => print(&report.text())?,

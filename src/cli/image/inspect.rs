@@ -17,12 +17,12 @@ use crate::image::source::{Image, Wanted};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// A file or directory, else host[:port]/namespace/name[:tag]
+    /// A file, directory or script, `-` for standard input, else host[:port]/namespace/name[:tag]
     image: String,
     /// Where a push would go: says which layers are there
     #[arg(value_name = "DEST")]
     to: Option<String>,
-    /// Which image of a source that holds several
+    /// Which image of a source or list that holds several
     #[arg(long = "image", value_name = "NAME")]
     name: Option<String>,
     /// Show the layers as they are, not as a push would split them
@@ -43,15 +43,23 @@ Examples:
 
 pub(super) async fn run(args: &Args) -> Outcome {
     let note = || Display::new(args.json).note();
-    let options = args.connection.options();
-    let inspection = if Path::new(&args.image).exists() {
-        let wanted = Wanted { name: args.name.as_deref(), anatomy: !args.keep };
-        let image = Image::open(Path::new(&args.image), wanted)?;
-        let mut inspection = Inspection::of_source(&image, &Cache::from_environment(), !args.keep)?;
+    let path = Path::new(&args.image);
+    let stream = args.connection.stream(path)?;
+    let inspection = if stream.is_some() || path.exists() {
+        let cache = Cache::from_environment();
+        let name = args.name.as_deref();
+        let mut inspection = match &stream {
+            Some(stream) => Inspection::of_stream(stream, name, &cache)?,
+            None => {
+                let image = Image::open(path, Wanted { name, anatomy: !args.keep })?;
+                Inspection::of_source(&image, &cache, !args.keep)?
+            }
+        };
         if let Some(to) = &args.to {
             let destination = Destination::parse(to)?;
             let credentials = args.connection.credentials(&destination.repository)?;
             let repository = &destination.repository;
+            let options = args.connection.options(repository)?;
             let registry = Registry::open(repository, Access::Pull, credentials, &options, note()).await?;
             inspection.compare(&registry).await?;
         }
@@ -62,8 +70,10 @@ pub(super) async fn run(args: &Args) -> Outcome {
         })?;
         let credentials = args.connection.credentials(&destination.repository)?;
         let repository = &destination.repository;
+        let options = args.connection.options(repository)?;
         let registry = Registry::open(repository, Access::Pull, credentials, &options, note()).await?;
-        Inspection::of_tag(&registry, destination.tag.as_deref().unwrap_or("latest")).await?
+        let tag = destination.tag.as_deref().unwrap_or("latest");
+        Inspection::of_tag(&registry, tag, args.name.as_deref()).await?
     };
     if args.json {
         print_json(&inspection)?;

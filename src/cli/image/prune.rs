@@ -56,7 +56,7 @@ pub(super) async fn run(args: &Args) -> Outcome {
     }
     let credentials = args.connection.credentials(&destination.repository)?;
     let note = Display::new(args.output.json).note();
-    let options = args.connection.options();
+    let options = args.connection.options(&destination.repository)?;
     let report =
         prune::run(&destination.repository, &rules, credentials, &options, args.output.dry_run, note).await?;
     if !report.dry_run {
@@ -66,6 +66,9 @@ pub(super) async fn run(args: &Args) -> Outcome {
         print_json(&report)?;
     } else {
         print(&format!("{}{}\n", report.table(), report.line()))?;
+        if let Some(when) = report.when_room_comes() {
+            eprintln!("note: {when}");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `sower image push`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ use crate::observe::tally;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// docker-archive (plain, gzip or zstd), OCI layout (directory or tar), a script that writes one (Nix's
-    /// streamLayeredImage), `-` for standard input; a link such as Nix's `result` will do
+    /// docker-archive (plain, gzip or zstd), OCI layout (directory or tar), a directory of skopeo's, a script that writes
+    /// one of them (Nix's streamLayeredImage), a pipe, `-` for standard input; a link such as Nix's `result` will do
     source: PathBuf,
     /// Where to: host[:port]/namespace/name[:tag], without any tag `latest`; or ssh://[user@]host[:port]/NAME:TAG, straight
     /// into a Kubernetes node's containerd
@@ -49,7 +49,7 @@ pub(super) struct Args {
     /// How plain layers are compressed
     #[arg(long, value_enum, default_value_t = Compression::Gzip)]
     compression: Compression,
-    /// Read all of the source, even store paths that were pushed before under the same names and sizes
+    /// Read all of the source, even a file that has not changed since it was pushed
     #[arg(long)]
     verify: bool,
     /// The command on the node of an ssh:// destination [default: `k3s ctr`, else `ctr -n k8s.io`]
@@ -113,16 +113,7 @@ impl Args {
 
     /// Where the image comes from, if it can be read only once.
     fn stream(&self) -> Result<Option<Stream>, Failure> {
-        let stream = match self.source == Path::new("-") {
-            true if self.connection.takes_stdin() => {
-                return Err(Failure::wrong_question(
-                    "standard input cannot be both the image and the password; set SOWER_REGISTRY_PASSWORD",
-                ));
-            }
-            true => Stream::Stdin,
-            false if Stream::is_script(&self.source) => Stream::Script(self.source.clone()),
-            false => return Ok(None),
-        };
+        let Some(stream) = self.connection.stream(&self.source)? else { return Ok(None) };
         if matches!(self.layers, Layers::StorePaths) {
             return Err(Failure::wrong_question(
                 "--layers store-paths needs a file: how a layer is best split can be said only when all of it was seen",
@@ -141,9 +132,7 @@ fn to_node(args: &Args, node: &Node) -> Result<report::Push, Failure> {
     }
     let image = Image::open(&args.source, Wanted { name: args.image.as_deref(), anatomy: false })?;
     if args.output.dry_run {
-        return Err(Failure::wrong_question(
-            "a node cannot tell what it has; all of the image would be sent",
-        ));
+        return Ok(node::all_of(&image, node)?);
     }
     let display = Display::new(args.output.json);
     let read = Arc::default();
@@ -196,13 +185,13 @@ pub(super) async fn run(args: &Args) -> Outcome {
         Image::open(&args.source, Wanted::default())?;
     }
     let credentials = args.connection.credentials(&destination.repository)?;
+    let cache = Cache::from_environment();
+    let mut options = args.connection.options(&destination.repository)?;
+    options.also_read = cache.repositories(&destination.repository);
     let settings = args.settings();
     let display = Display::new(args.output.json);
-    let cache = Cache::from_environment();
     let events = |event: Event<'_>| display.show(&event);
     let open = async |settings: &Settings| {
-        let mut options = args.connection.options();
-        options.also_read = cache.repositories(&destination.repository);
         let access = if settings.dry_run { Access::Pull } else { Access::Push };
         Registry::open(&destination.repository, access, credentials.clone(), &options, display.note()).await
     };

@@ -7,7 +7,7 @@
 mod oci;
 pub mod release;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
@@ -94,6 +94,7 @@ fn decide(mut tags: Vec<Found>, rules: &Rules) -> Result<Vec<(Found, Verdict)>, 
     tags.sort_by(|a, b| (b.created, b.order, &b.tag).cmp(&(a.created, a.order, &a.tag)));
     let mut left = rules.keep;
     let mut last_kept: Option<(Option<Timestamp>, Option<i64>)> = None;
+    let mut kept = HashSet::new();
     let mut decided = Vec::with_capacity(tags.len());
     for tag in tags {
         let verdict = if rules.is_protected(&tag) {
@@ -103,9 +104,12 @@ fn decide(mut tags: Vec<Found>, rules: &Rules) -> Result<Vec<(Found, Verdict)>, 
         } else if left > 0 {
             left -= 1;
             last_kept = Some((tag.created, tag.order));
+            kept.extend(tag.digest.clone());
             Verdict::Kept
         } else {
-            if last_kept == Some((tag.created, tag.order)) {
+            // Another name of what stays is no question.
+            let is_twin = tag.digest.as_ref().is_some_and(|digest| kept.contains(digest));
+            if last_kept == Some((tag.created, tag.order)) && !is_twin {
                 return Err(Error::Unsure(format!(
                     "{} was made at the same time as tags that stay ({}), so it cannot be told which is newer; builds that \
                      fix the date of their images need a registry that knows when a tag was pushed, as Gitea's does",
@@ -150,17 +154,12 @@ async fn on_gitea(
     packages: &Packages,
     dry_run: bool,
 ) -> Result<Report, Error> {
-    if !rules.running_digests.is_empty() {
-        return Err(Error::Unsure(
-            "a release names the image by its digest, and Gitea's list does not tell the digests of tags; name the \
-             tags that stay with --protect"
-                .to_owned(),
-        ));
-    }
     let mut found = Vec::new();
+    let mut untagged = HashSet::new();
     for version in packages.versions().await? {
-        // A manifest without a tag: part of a list, or left over. Gitea's own clean-up knows which.
-        if version.version.starts_with("sha256:") {
+        // A manifest without a tag: part of a list, or left over.
+        if let Some(digest) = Digest::parse(&version.version) {
+            untagged.insert(digest);
             continue;
         }
         let created: Timestamp = version.created_at.parse().map_err(|_| {
@@ -169,16 +168,64 @@ async fn on_gitea(
         let (tag, order) = (version.version, Some(version.id));
         found.push(Found { tag, created: Some(created), order, digest: None });
     }
+    // Gitea's list does not tell the digests of tags, nor what a list of images holds.
+    let mut children: HashMap<String, Vec<Digest>> = HashMap::new();
+    if !rules.running_digests.is_empty() || !untagged.is_empty() {
+        for tag in &mut found {
+            if let Some((bytes, digest)) = packages.manifest(&tag.tag).await? {
+                let parts = oci::children(&bytes);
+                // Who runs an image of a list needs the list.
+                let runs = parts.iter().find(|part| rules.running_digests.contains(part)).cloned();
+                tag.digest = Some(runs.unwrap_or(digest));
+                children.insert(tag.tag.clone(), parts);
+            }
+        }
+    }
     let mut tags = Vec::new();
+    let mut candidates = HashSet::new();
     // Oldest first, so that what is left after a failure is the newest.
     for (tag, mut verdict) in decide(found, rules)?.into_iter().rev() {
         if verdict == Verdict::WouldDelete && !dry_run {
             verdict = if packages.delete(&tag.tag).await? { Verdict::Deleted } else { Verdict::Gone };
         }
+        if matches!(verdict, Verdict::WouldDelete | Verdict::Deleted | Verdict::Gone) {
+            candidates.extend(children.remove(&tag.tag).unwrap_or_default());
+        }
         tags.push(TagReport { tag: tag.tag, created: tag.created.map(shown), verdict });
     }
     tags.reverse();
-    Ok(Report { repository: repository.to_string(), by: "gitea", tags, dry_run })
+    candidates.retain(|digest| untagged.contains(digest) && !rules.running_digests.contains(digest));
+    let parts = match dry_run {
+        true => {
+            let needed: HashSet<&Digest> = children.values().flatten().collect();
+            candidates.iter().filter(|digest| !needed.contains(digest)).count()
+        }
+        false => delete_parts(packages, candidates).await?,
+    };
+    Ok(Report { repository: repository.to_string(), by: "gitea", tags, parts, dry_run })
+}
+
+/// Deletes the images of lists that are gone, unless a list that is there by now holds them, too. How many.
+async fn delete_parts(packages: &Packages, mut candidates: HashSet<Digest>) -> Result<usize, Error> {
+    if candidates.is_empty() {
+        return Ok(0);
+    }
+    // Read anew: somebody may have pushed meanwhile.
+    for version in packages.versions().await? {
+        if Digest::parse(&version.version).is_none()
+            && let Some((bytes, digest)) = packages.manifest(&version.version).await?
+        {
+            candidates.remove(&digest);
+            for child in oci::children(&bytes) {
+                candidates.remove(&child);
+            }
+        }
+    }
+    let mut deleted = 0;
+    for digest in candidates {
+        deleted += usize::from(packages.delete(digest.as_str()).await?);
+    }
+    Ok(deleted)
 }
 
 #[cfg(test)]
@@ -229,7 +276,10 @@ mod tests {
     #[test]
     fn an_order_that_is_not_certain_deletes_nothing() {
         let tags = vec![tag("a", 1, None), tag("b", 1, None), tag("c", 2, None)];
-        let error = decide(tags, &Rules::new(2, &[]).unwrap()).unwrap_err();
+        let error = decide(tags.clone(), &Rules::new(2, &[]).unwrap()).unwrap_err();
         assert!(error.to_string().contains("nothing was deleted"), "{error}");
+        // Two names of one image are of one age.
+        let same = |tag| Found { digest: Some(Digest::of(b"x")), ..tag };
+        assert_eq!(gone(tags.into_iter().map(same).collect(), 2, &[]), ["a"]);
     }
 }

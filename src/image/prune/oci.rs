@@ -74,7 +74,13 @@ pub(super) async fn run(registry: &Registry, rules: &Rules, dry_run: bool) -> Re
         .into_iter()
         .map(|(tag, verdict)| TagReport { tag: tag.tag, created: tag.created.map(shown), verdict })
         .collect();
-    Ok(Report { repository: registry.repository().to_string(), by: "oci", tags, dry_run })
+    Ok(Report { repository: registry.repository().to_string(), by: "oci", tags, parts: 0, dry_run })
+}
+
+/// The images that a manifest names, if it is a list.
+pub(super) fn children(manifest: &[u8]) -> Vec<Digest> {
+    let document: Option<Document> = serde_json::from_slice(manifest).ok();
+    document.into_iter().flat_map(|list| list.manifests).map(|child| child.digest).collect()
 }
 
 /// The time of an image: its configuration's; of a list, the newest of its images'.

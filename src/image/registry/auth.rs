@@ -6,6 +6,8 @@
 
 use reqwest::Url;
 
+use super::Credentials;
+
 /// A `WWW-Authenticate` header, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -96,14 +98,21 @@ impl TokenAnswer {
 pub(super) fn explain(
     status: u16,
     challenge: Option<&Challenge>,
-    with_credentials: bool,
+    credentials: Option<&Credentials>,
     words: &str,
 ) -> String {
     let said = if words.is_empty() { String::new() } else { format!(" (the registry says: {words})") };
-    if !with_credentials {
+    let Some(credentials) = credentials else {
         return format!(
             "HTTP {status}: credentials are wanted; set SOWER_REGISTRY_USERNAME and SOWER_REGISTRY_PASSWORD, or use \
              --username with --password-stdin{said}"
+        );
+    };
+    if credentials.are_the_jobs_own() {
+        return format!(
+            "HTTP {status}: this is the job's own token, which may not write packages; store a personal access token with \
+             write:package as a secret of the repository, REGISTRY_PASSWORD say, and hand the step \
+             ${{{{ secrets.REGISTRY_PASSWORD }}}} as SOWER_REGISTRY_PASSWORD or `password:`{said}"
         );
     }
     let no_right = match challenge {
@@ -114,7 +123,7 @@ pub(super) fn explain(
     if no_right || status == 403 {
         format!(
             "HTTP {status}: known user, no right: the token lacks write:package, or the user may not write there; a job's \
-             own token never may: set a secret with a personal access token{said}"
+             own token never may: set a secret, REGISTRY_PASSWORD say, with a personal access token{said}"
         )
     } else {
         format!(

@@ -52,6 +52,13 @@ impl Credentials {
         Self { username: String::new(), password: token.to_owned(), token: true }
     }
 
+    /// Whether the password is the token that Gitea gave this job.
+    pub(super) fn are_the_jobs_own(&self) -> bool {
+        ["GITHUB_TOKEN", "GITEA_TOKEN", "ACTIONS_RUNTIME_TOKEN"]
+            .iter()
+            .any(|name| std::env::var(name).is_ok_and(|value| value == self.password && !value.is_empty()))
+    }
+
     pub(super) fn is_token(&self) -> bool {
         self.token
     }
@@ -123,7 +130,13 @@ impl Credentials {
             if !is_host(server, host) {
                 continue;
             }
-            let Some(auth) = entry.auth.as_deref().filter(|auth| !auth.is_empty()) else { continue };
+            let Some(auth) = entry.auth.as_deref().filter(|auth| !auth.is_empty()) else {
+                // As Kubernetes' pull secrets may have it.
+                if let (Some(username), Some(password)) = (&entry.username, &entry.password) {
+                    return Ok(Some(Self::new(username, password)));
+                }
+                continue;
+            };
             let decoded = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
             let Some((username, password)) = pair else {
@@ -206,6 +219,8 @@ struct DockerConfig {
 #[derive(serde::Deserialize)]
 struct DockerAuth {
     auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
 }
 
 #[cfg(test)]

@@ -235,6 +235,17 @@ impl Registry {
                 let challenge = Challenge::read(answer.headers());
                 self.log_in(what, &url, challenge.as_ref()).await
             }
+            status if status.is_redirection() => {
+                let to = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+                let to = to.and_then(|to| url.join(to).ok());
+                let is_tls = to.as_ref().is_some_and(|to| to.scheme() == "https" && url.scheme() == "http");
+                let to = to.map_or("nowhere".to_owned(), |to| shown(&to));
+                let advice =
+                    if is_tls { "leave --plain-http out" } else { "name that address, if it is right" };
+                let why = format!("HTTP {}: leads to {to}; {advice}", status.as_u16());
+                let what = what.to_owned();
+                Err(Error::Answer { what, url: shown(&url), why, status: status.as_u16() })
+            }
             status if status.is_success() || status == StatusCode::NOT_FOUND => Err(Error::Answer {
                 what: what.to_owned(),
                 url: shown(&url),
@@ -378,8 +389,7 @@ impl Registry {
             Some(Challenge::Bearer { realm, service, .. }) => self.token(realm, service.as_deref()).await?,
             Some(Challenge::Basic { .. }) if self.credentials.is_some() => Authorization::Basic,
             _ => {
-                let with = self.credentials.is_some();
-                let why = auth::explain(401, challenge, with, "");
+                let why = auth::explain(401, challenge, self.credentials.as_ref(), "");
                 return Err(Error::Refused { what: what.to_owned(), url: shown(url), why });
             }
         };
@@ -495,7 +505,7 @@ impl Registry {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             let challenge = Challenge::read(answer.headers());
             let words = words(answer).await;
-            let with = with_credentials && self.credentials.is_some();
+            let with = self.credentials.as_ref().filter(|_| with_credentials);
             return Err(Error::Refused {
                 what: "asking for a token".to_owned(),
                 url: shown(&url),
@@ -533,7 +543,7 @@ impl Registry {
         let status = answer.status().as_u16();
         let challenge = Challenge::read(answer.headers());
         let words = words(answer).await;
-        let why = auth::explain(status, challenge.as_ref(), self.credentials.is_some(), &words);
+        let why = auth::explain(status, challenge.as_ref(), self.credentials.as_ref(), &words);
         Error::Refused { what: what.to_owned(), url: shown(url), why }
     }
 
@@ -545,7 +555,10 @@ impl Registry {
         }
         let words = words(answer).await;
         let words = if words.is_empty() { status.canonical_reason().unwrap_or("").to_owned() } else { words };
-        let why = format!("HTTP {}: {words}", status.as_u16());
+        let mut why = format!("HTTP {}: {words}", status.as_u16());
+        if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::INSUFFICIENT_STORAGE) {
+            why.push_str("; the registry's own log says more (a full disk looks like this)");
+        }
         Error::Answer { what: what.to_owned(), url: shown(url), why, status: status.as_u16() }
     }
 }

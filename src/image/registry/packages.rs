@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use super::location::{Target, shown};
 use super::{Access, Authorization, Credentials, Options, Registry, Request, is_passing, read};
 use crate::image::source::MAX_DOCUMENT;
-use crate::image::{Error, Repository};
+use crate::image::{Digest, Error, Repository};
 
 /// One version of a package: a tag, or a manifest without a tag (`sha256:…`).
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -164,6 +164,14 @@ impl Packages {
             StatusCode::NOT_FOUND => Ok(false),
             _ => Err(self.inner.failure(&what, &url, answer).await),
         }
+    }
+
+    /// What a tag names, asked of the registry itself. `None`: there is no such tag (any more).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn manifest(&self, tag: &str) -> Result<Option<(Vec<u8>, Digest)>, Error> {
+        Ok(self.inner.read_manifest(tag).await?.map(|(bytes, _, digest)| (bytes, digest)))
     }
 
     /// `/api/v1/packages/{owner}/…`, each part escaped by itself: a package's name may hold slashes.

@@ -5,8 +5,11 @@ use reqwest::{StatusCode, Url};
 
 use super::auth::{self, Challenge};
 use super::location::{same_origin, shown};
-use super::{Access, Authorization, Credentials, MAX_ANSWER, Options, Registry, SMALL, read, reason, words};
+use super::{Access, Credentials, MAX_ANSWER, Options, Registry, SMALL, read, reason, words};
 use crate::image::{Error, Repository};
+
+/// Gitea's token service, for registries that name none.
+const GITEA: &str = "container_registry";
 
 /// What `GET /v2/` answered.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub enum Greeting {
         realm: String,
         /// Whether it is on the registry's own scheme, host and port.
         own: bool,
+        /// The name of the service that tokens are for.
+        service: String,
     },
     /// Something else: no registry.
     Strange(String),
@@ -62,9 +67,9 @@ impl Probe {
         let greeting = match (status, Challenge::read(answer.headers())) {
             (StatusCode::OK, _) => Greeting::Open,
             (StatusCode::UNAUTHORIZED, Some(Challenge::Basic { .. })) => Greeting::Basic,
-            (StatusCode::UNAUTHORIZED, Some(Challenge::Bearer { realm, .. })) => {
+            (StatusCode::UNAUTHORIZED, Some(Challenge::Bearer { realm, service, .. })) => {
                 let own = self.0.base.join(&realm).is_ok_and(|url| same_origin(&url, &self.0.base));
-                Greeting::Bearer { realm, own }
+                Greeting::Bearer { realm, own, service: service.unwrap_or_else(|| GITEA.to_owned()) }
             }
             _ => Greeting::Strange(format!("HTTP {}", status.as_u16())),
         };
@@ -78,18 +83,18 @@ impl Probe {
     }
 
     /// Asks a token service as a node without credentials does.
-    pub async fn service(&self, url: &str) -> Service {
-        match self.anonymous(url).await {
+    pub async fn service(&self, url: &str, service: &str) -> Service {
+        match self.anonymous(url, service).await {
             Ok(Ok(_)) => Service::Answers,
             Ok(Err(status)) => Service::Refuses(status),
             Err(why) => Service::Fails(why),
         }
     }
 
-    async fn anonymous(&self, url: &str) -> Result<Result<String, u16>, String> {
+    async fn anonymous(&self, url: &str, service: &str) -> Result<Result<String, u16>, String> {
         let mut url: Url = self.0.base.join(url).map_err(|error| error.to_string())?;
         url.query_pairs_mut()
-            .append_pair("service", "container_registry")
+            .append_pair("service", service)
             .append_pair("scope", &format!("repository:{}:pull", self.0.repository.name));
         let answer = self.0.http.get(url).timeout(SMALL).send().await.map_err(|error| reason(&error))?;
         match answer.status() {
@@ -102,21 +107,22 @@ impl Probe {
         token.map(|(token, _)| Ok(token)).ok_or_else(|| "the answer holds no token".to_owned())
     }
 
-    /// Asks for a manifest as a node does that follows the realm: with these credentials, or none.
+    /// Asks for a manifest as a node does that follows the realm, for tokens of the service: with these credentials, or
+    /// none.
     ///
     /// # Errors
     /// Why that fails.
     pub async fn pull(
         &self,
-        realm: Option<&str>,
+        realm: Option<(&str, &str)>,
         credentials: Option<&Credentials>,
         tag: &str,
     ) -> Result<(), String> {
         let authorization = match (realm, credentials) {
-            (Some(realm), credentials) => {
+            (Some((realm, service)), credentials) => {
                 let mut url: Url = self.0.base.join(realm).map_err(|error| error.to_string())?;
                 url.query_pairs_mut()
-                    .append_pair("service", "container_registry")
+                    .append_pair("service", service)
                     .append_pair("scope", &format!("repository:{}:pull", self.0.repository.name));
                 let mut builder = self.0.http.get(url.clone()).timeout(SMALL);
                 // Credentials go to the registry's own address only, even to find out.
@@ -132,17 +138,20 @@ impl Probe {
                 let token = serde_json::from_slice::<auth::TokenAnswer>(&body).ok();
                 let (token, _) =
                     token.and_then(|token| token.into_token()).ok_or("the realm gives no token")?;
-                Authorization::Bearer { token, renew: None }
+                Some(format!("Bearer {token}"))
             }
-            _ => Authorization::None,
+            (None, Some(credentials)) => Some(credentials.basic()),
+            (None, None) => None,
         };
-        *self.0.authorization.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = authorization;
         let target = self.0.own(&format!("manifests/{tag}"));
         let accept = "application/vnd.oci.image.manifest.v1+json, \
                       application/vnd.docker.distribution.manifest.v2+json, \
                       application/vnd.oci.image.index.v1+json";
-        let builder = self.0.http.get(target.url).timeout(SMALL).header(reqwest::header::ACCEPT, accept);
-        let answer = self.0.authorize(builder).send().await.map_err(|error| reason(&error))?;
+        let mut builder = self.0.http.get(target.url).timeout(SMALL).header(reqwest::header::ACCEPT, accept);
+        if let Some(authorization) = authorization {
+            builder = super::with_secret(builder, &authorization);
+        }
+        let answer = builder.send().await.map_err(|error| reason(&error))?;
         match answer.status() {
             // Nothing was pushed yet; who may not read is told so before that.
             StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),

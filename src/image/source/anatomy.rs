@@ -1,17 +1,23 @@
 //! What a layer of Nix's making holds: which bytes of its tar belong to which store path.
 //!
-//! Found by walking the headers. Entries are never rewritten: a part of a layer is put together from whole entries,
-//! byte for byte, so names, modes, owners, times, links and extended attributes stay what they are.
+//! Found by reading it once. Entries are never rewritten: a part of a layer is put together from whole entries,
+//! byte for byte, so names, modes, owners, times, links and extended attributes stay what they are. Each store path is
+//! hashed on the way, so that what is unchanged since an earlier push is known by what it is, not by its name.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::ops::Range;
 
-use super::tape::{Entry, Fault, Tape, Walker};
+use indexmap::IndexSet;
+
+use super::tape::{Entry, Fault, StreamTape, Tape, Walker};
 use crate::image::Digest;
 use crate::image::digest::Hasher;
 
 /// More pieces than this and a layer is left as it is; a real one has a few thousand.
 const MAX_PIECES: usize = 65_536;
+/// Bytes read at once.
+const BUFFER: usize = 64 * 1024;
 
 /// A layer taken apart.
 #[derive(Debug, Clone)]
@@ -34,8 +40,8 @@ pub struct Unit {
     pub ranges: Vec<Range<u64>>,
     /// Their length.
     pub bytes: u64,
-    /// Digest of all header blocks: names, sizes, modes, owners, times, links.
-    pub shape: Digest,
+    /// Digest of all their bytes, headers included.
+    pub content: Digest,
     /// Holds whiteouts, which hide what is in layers below.
     pub whiteouts: bool,
 }
@@ -54,7 +60,7 @@ pub(super) struct Scan {
 struct Draft {
     path: Option<String>,
     ranges: Vec<Range<u64>>,
-    shape: Hasher,
+    content: Hasher,
     whiteouts: bool,
 }
 
@@ -66,13 +72,34 @@ impl Anatomy {
     pub(super) fn read<T: Tape>(tape: &mut T) -> Result<Result<Self, Obstacle>, Fault> {
         let mut scan = Scan::default();
         let mut walker = Walker::new(tape);
+        let mut buffer = vec![0; BUFFER];
         while let Some(entry) = walker.next()? {
-            if let Err(why) = scan.entry(&entry, walker.headers()) {
-                return Ok(Err(why));
+            match scan.entry(&entry, walker.headers()) {
+                Err(why) => return Ok(Err(why)),
+                // The directories that every part repeats.
+                Ok(None) => {}
+                Ok(Some(at)) => walker.pass(&mut buffer, |bytes| scan.units[at].content.update(bytes))?,
             }
         }
         Ok(scan.finish())
     }
+}
+
+/// The store paths of which a tar holds entries, in its order. What cannot be read ends the list: this is for a picture.
+pub(super) fn store_paths(tar: &mut dyn Read) -> Vec<String> {
+    let mut found = IndexSet::new();
+    let mut tape = StreamTape(tar);
+    let mut walker = Walker::new(&mut tape);
+    while let Ok(Some(entry)) = walker.next() {
+        let Some(name) = parts(&entry.name) else { continue };
+        if let Home::Path(path) = home(&name)
+            && !found.contains(path)
+            && found.len() < MAX_PIECES
+        {
+            found.insert(path.to_owned());
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// What of a name decides where the entry goes.
@@ -111,7 +138,8 @@ fn parts(name: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 impl Scan {
-    fn entry(&mut self, entry: &Entry, headers: &[u8]) -> Result<(), Obstacle> {
+    /// Notes an entry. Says to which unit it belongs.
+    fn entry(&mut self, entry: &Entry, headers: &[u8]) -> Result<Option<usize>, Obstacle> {
         if entry.kind == b'g' {
             return Err("the layer has pax headers for all of its members".to_owned());
         }
@@ -123,7 +151,7 @@ impl Scan {
                     return Err("/nix or /nix/store is no directory in the layer".to_owned());
                 }
                 self.parents[which] = Some(headers.to_vec());
-                return Ok(());
+                return Ok(None);
             }
             Home::Path(path) => self.unit(Some(path)),
             Home::Outside => self.unit(None),
@@ -140,7 +168,7 @@ impl Scan {
         }
         let unit = &mut self.units[at];
         unit.whiteouts |= name.last().is_some_and(|last| last.starts_with(b".wh."));
-        unit.shape.update(headers);
+        unit.content.update(headers);
         match unit.ranges.last_mut() {
             Some(last) if last.end == entry.start => last.end = entry.end(),
             _ => {
@@ -151,7 +179,7 @@ impl Scan {
         if self.pieces > MAX_PIECES || self.links.len() > MAX_PIECES || self.units.len() > MAX_PIECES {
             return Err("the layer is in too many pieces".to_owned());
         }
-        Ok(())
+        Ok(Some(at))
     }
 
     fn unit(&mut self, path: Option<&str>) -> usize {
@@ -168,7 +196,7 @@ impl Scan {
             self.units.push(Draft {
                 path: path.map(str::to_owned),
                 ranges: Vec::new(),
-                shape: Hasher::default(),
+                content: Hasher::default(),
                 whiteouts: false,
             });
             at
@@ -197,13 +225,13 @@ impl Scan {
         units.resize_with(self.units.len(), || None);
         for (at, draft) in self.units.into_iter().enumerate() {
             let home = find(&mut root, at);
-            let (unit, shape) = units[home].get_or_insert_with(|| {
+            let (unit, content) = units[home].get_or_insert_with(|| {
                 let unit = Unit {
                     paths: Vec::new(),
                     outside: false,
                     ranges: Vec::new(),
                     bytes: 0,
-                    shape: Digest::of(b""),
+                    content: Digest::of(b""),
                     whiteouts: false,
                 };
                 (unit, Hasher::default())
@@ -213,11 +241,11 @@ impl Scan {
             unit.bytes += draft.ranges.iter().map(|range| range.end - range.start).sum::<u64>();
             unit.ranges.extend(draft.ranges);
             unit.whiteouts |= draft.whiteouts;
-            shape.update(draft.shape.finish().as_str().as_bytes());
+            content.update(draft.content.finish().as_str().as_bytes());
         }
-        let units = units.into_iter().flatten().map(|(mut unit, shape)| {
+        let units = units.into_iter().flatten().map(|(mut unit, content)| {
             unit.ranges.sort_by_key(|range| range.start);
-            unit.shape = shape.finish();
+            unit.content = content.finish();
             unit
         });
         let parents = self.parents.into_iter().flatten().flatten().collect();
@@ -229,7 +257,6 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::source::tape::StreamTape;
 
     fn store(letter: char, name: &str) -> String {
         format!("{}-{name}", letter.to_string().repeat(32))

@@ -1,4 +1,5 @@
-//! Where an image comes from: a docker-archive (plain, gzip'd or zstd'd tar) or an OCI layout (directory or tar).
+//! Where an image comes from: a docker-archive (plain, gzip'd or zstd'd tar), an OCI layout (directory or tar), or a
+//! directory as `skopeo copy … dir:` writes it.
 //!
 //! Nothing is unpacked. A plain tar is indexed by its headers and layers are read by offset; a compressed one is
 //! decompressed once for the index (which also proves its checksum) and once more while the layers are read.
@@ -24,7 +25,9 @@ use super::relayer::Part;
 use super::{Digest, Error};
 
 pub use self::anatomy::{Anatomy, Unit};
-pub(super) use self::unpack::Codec;
+pub(super) use self::oci::listed;
+pub use self::unpack::Codec;
+pub(super) use self::unpack::Unpacker;
 
 /// The largest manifest or configuration that is read, in bytes; registries refuse larger ones.
 pub const MAX_DOCUMENT: u64 = 4 << 20;
@@ -73,8 +76,8 @@ pub struct Layer {
 pub enum Stored {
     /// A plain tar: is compressed on the way.
     Plain,
-    /// gzip: goes as it is.
-    Gzip,
+    /// Compressed by whoever wrote it: goes as it is, and is looked into on the way.
+    Packed(Codec),
     /// Goes as it is because the source's manifest names exactly these bytes.
     AsIs,
 }
@@ -110,11 +113,27 @@ enum Storage {
     Read(Index, HashMap<u64, Stored>),
 }
 
-/// What was learned of a member that is a tar while a compressed archive was indexed.
-#[derive(Debug)]
+/// What was learned of a tar in a source by reading it.
+#[derive(Debug, Clone)]
 struct Tarball {
     anatomy: Result<Anatomy, String>,
     digest: Digest,
+}
+
+impl Tarball {
+    fn read(bytes: &mut dyn Read) -> Result<Self, Fault> {
+        let (anatomy, digest) = hashed_beside(bytes, |bytes| Anatomy::read(&mut StreamTape(bytes)))?;
+        let anatomy = match anatomy {
+            Ok(anatomy) => anatomy,
+            // A layer that is no tar from begin to end can still be pushed as it is.
+            Err(Fault::Shape(why)) => Err(why),
+            Err(Fault::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err("the layer's tar ends in the middle of a member".to_owned())
+            }
+            Err(fault) => return Err(fault),
+        };
+        Ok(Self { anatomy, digest })
+    }
 }
 
 /// A member of a stream that looks like a layer.
@@ -176,8 +195,7 @@ impl Image {
         let index = Index::read(&mut tape, |entry, rest, first| {
             let stored = match Codec::of(first) {
                 _ if tape::begins_as_tar(first) => Stored::Plain,
-                Some(Codec::Gzip) => Stored::Gzip,
-                Some(Codec::Zstd) => Stored::AsIs,
+                Some(codec) => Stored::Packed(codec),
                 None => return Ok(()),
             };
             layers.insert(entry.data, stored);
@@ -196,7 +214,17 @@ impl Image {
     }
 
     fn of(source: Source, name: Option<&str>) -> Result<Self, Error> {
-        if source.has("manifest.json") { docker::read(source, name) } else { oci::read(source, name) }
+        if !source.has("manifest.json") {
+            return oci::read(source, name);
+        }
+        // A list is docker's; skopeo's directories have the image's own manifest under this name.
+        let document = source.document("manifest.json", "the source")?;
+        match document.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'{') if matches!(source.storage, Storage::Directory) => {
+                oci::read_dir(source, document, name)
+            }
+            _ => docker::read(source, name),
+        }
     }
 
     /// What the one layer of a Nix image holds. The inner error says why it cannot be split.
@@ -213,32 +241,35 @@ impl Image {
             (Stored::AsIs, digest, location) if *digest == layer.diff_id => location,
             _ => return Ok(Err("its layer is compressed by itself".to_owned())),
         };
-        let path = &self.source.path;
-        let walk = |file: &Path, from: u64, to: u64| -> Result<Result<Anatomy, String>, Error> {
-            let file = File::open(file).map_err(|error| Error::io(path, error))?;
-            let mut tape = FileTape::part(file, from, to).map_err(|error| Error::io(path, error))?;
-            Anatomy::read(&mut tape).map_err(|fault| explain(path, fault, "layer's tar"))
-        };
-        match (location, &self.source.storage) {
+        let tarball = match (location, &self.source.storage) {
             (Location::Member(place), Storage::PackedTar(_, _, tarballs)) => {
                 match tarballs.get(&place.offset) {
-                    Some(tarball) if layer.diff_id.as_ref().is_none_or(|said| *said == tarball.digest) => {
-                        Ok(tarball.anatomy.clone())
-                    }
-                    Some(tarball) => Err(self.source.lie(format!(
-                        "a layer hashes to {}, the configuration says {}: one of them is damaged",
-                        tarball.digest,
-                        layer.diff_id.as_ref().map_or("?", Digest::as_str)
-                    ))),
-                    None => Ok(Err("its layer is no tar".to_owned())),
+                    Some(tarball) => tarball.clone(),
+                    None => return Ok(Err("its layer is no tar".to_owned())),
                 }
             }
-            (Location::Member(place), Storage::Tar(_)) => {
-                walk(path, place.offset, place.offset.saturating_add(place.size))
+            _ if self.source.is_read() => return Ok(Err("it can be read only once".to_owned())),
+            _ => {
+                let path = &self.source.path;
+                let mut bytes = io::BufReader::with_capacity(128 * 1024, self.source.read(location)?);
+                Tarball::read(&mut bytes).map_err(|fault| explain(path, fault, "layer's tar"))?
             }
-            (Location::File(file), _) => walk(file, 0, layer.stored_size),
-            _ => Ok(Err("it can be read only once".to_owned())),
+        };
+        match &layer.diff_id {
+            Some(said) if *said != tarball.digest => Err(self.source.lie(format!(
+                "a layer hashes to {}, the configuration says {said}: one of them is damaged",
+                tarball.digest
+            ))),
+            _ => Ok(tarball.anatomy),
         }
+    }
+
+    /// The store paths of which a layer holds entries.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    pub fn store_paths(&self, layer: &Layer) -> Result<Vec<String>, Error> {
+        Ok(store_paths(self.source.probe(&layer.location)?, self.read_layer(layer)?))
     }
 
     /// A layer that is made of entries of the only one.
@@ -260,12 +291,6 @@ impl Image {
     #[must_use]
     pub fn is_random_access(&self) -> bool {
         !matches!(self.source.storage, Storage::PackedTar(..))
-    }
-
-    /// Whether opening it read all of it, so that its checksum was proven.
-    #[must_use]
-    pub fn was_read_whole(&self) -> bool {
-        matches!(self.source.storage, Storage::PackedTar(..))
     }
 
     /// The source as given.
@@ -301,8 +326,8 @@ impl Source {
             _ => Error::io(path, error),
         })?;
         if metadata.is_dir() {
-            if !path.join("index.json").is_file() {
-                return Err(no("a directory without index.json is no OCI layout"));
+            if !["index.json", "manifest.json"].iter().any(|name| path.join(name).is_file()) {
+                return Err(no("a directory with neither index.json (OCI layout) nor manifest.json"));
             }
             return Ok(Self { path: path.to_owned(), storage: Storage::Directory });
         }
@@ -328,6 +353,12 @@ impl Source {
             ([b'#', b'!', ..], _) => {
                 return Err(no("a script, whose output can be pushed but not looked into"));
             }
+            ([0xfd, b'7', b'z', b'X'] | [b'B', b'Z', b'h', _], _) => {
+                return Err(no("xz or bzip2 is not read here; unpack it, or pack it with gzip or zstd"));
+            }
+            ([0x7f, b'E', b'L', b'F'], _) => {
+                return Err(no("a program, whose output can be pushed but not looked into"));
+            }
             _ => {
                 let mut tape = FileTape::new(file).map_err(|error| Error::io(path, error))?;
                 let index = Index::read(&mut tape, |_, _, _| Ok(()));
@@ -335,6 +366,11 @@ impl Source {
             }
         };
         Ok(Self { path: path.to_owned(), storage })
+    }
+
+    /// Whether it was a stream, of which only small members are left.
+    fn is_read(&self) -> bool {
+        matches!(self.storage, Storage::Read(..))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -361,7 +397,16 @@ impl Source {
         if outside {
             return Err(self.lie(format!("{namer} names {name:?}, a path outside the archive")));
         }
-        self.find(name).ok_or_else(|| self.lie(format!("{namer} names {name:?}, which is not there")))
+        self.find(name).ok_or_else(|| match &self.storage {
+            Storage::Tar(index) | Storage::PackedTar(index, ..) | Storage::Read(index, _)
+                if index.is_sparse(name) =>
+            {
+                self.lie(format!(
+                    "{name:?} is stored as a sparse file; write the archive anew without tar's -S"
+                ))
+            }
+            _ => self.lie(format!("{namer} names {name:?}, which is not there")),
+        })
     }
 
     /// A whole small file.
@@ -377,6 +422,9 @@ impl Source {
             && let Some(bytes) = index.kept(*place)
         {
             return Ok(bytes.to_vec());
+        }
+        if self.is_read() {
+            return Err(self.lie(format!("{name} is no JSON document, or there are too many before it")));
         }
         let mut bytes = Vec::new();
         // One byte more than allowed, because a file may grow between the look and the read.
@@ -437,11 +485,7 @@ impl Source {
         let mut magic = Vec::new();
         let read = self.read(location)?.take(4).read_to_end(&mut magic);
         read.map_err(|error| Error::io(&self.path, error))?;
-        match Codec::of(&magic) {
-            Some(Codec::Gzip) => Ok(Stored::Gzip),
-            Some(Codec::Zstd) => Err(self.lie("holds a zstd layer, which a docker-archive cannot")),
-            None => Ok(Stored::Plain),
-        }
+        Ok(Codec::of(&magic).map_or(Stored::Plain, Stored::Packed))
     }
 
     fn parse<T: serde::de::DeserializeOwned>(&self, name: &str, bytes: &[u8]) -> Result<T, Error> {
@@ -476,6 +520,16 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
+/// The store paths of which a layer holds entries; `layer` is its bytes as they are stored.
+pub fn store_paths(stored: Stored, layer: impl Read) -> Vec<String> {
+    match stored {
+        Stored::Packed(codec) => {
+            Decoder::new(codec, layer).map_or(Vec::new(), |mut plain| anatomy::store_paths(&mut plain))
+        }
+        _ => anatomy::store_paths(&mut io::BufReader::with_capacity(128 * 1024, layer)),
+    }
+}
+
 /// Walks a compressed archive to its very end: only there stands the checksum. With `tarballs`, looks into members
 /// that are tars.
 fn read_packed(
@@ -489,15 +543,7 @@ fn read_packed(
         if !tape::begins_as_tar(first) {
             return Ok(());
         }
-        let (anatomy, digest) =
-            hashed_beside(&mut first.chain(rest), |bytes| Anatomy::read(&mut StreamTape(bytes)))?;
-        // A tar that is none in the middle is found again when the layer is pushed whole.
-        let anatomy = match anatomy {
-            Ok(anatomy) => anatomy,
-            Err(Fault::Shape(why)) => Err(why),
-            Err(fault) => return Err(fault),
-        };
-        tarballs.insert(entry.data, Tarball { anatomy, digest });
+        tarballs.insert(entry.data, Tarball::read(&mut first.chain(rest))?);
         Ok(())
     })?;
     io::copy(&mut tape.0, &mut io::sink())?;

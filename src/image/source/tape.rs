@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 
 const BLOCK: u64 = 512;
 /// Longest long-name or pax record that is read; real ones are below 10 KiB.
@@ -33,13 +33,7 @@ impl FileTape {
     /// The whole file.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        Self::part(file, 0, length)
-    }
-
-    /// The bytes from `offset` to `end` of a file.
-    pub(super) fn part(mut file: File, offset: u64, end: u64) -> io::Result<Self> {
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file: io::BufReader::with_capacity(8192, file), position: offset, length: end })
+        Ok(Self { file: io::BufReader::with_capacity(8192, file), position: 0, length })
     }
 }
 
@@ -105,6 +99,8 @@ enum Member {
     File(Place),
     /// A link, with its target as a member name; old `docker save` links equal layers so.
     Link(String),
+    /// A file that is stored with its holes left out.
+    Sparse,
     Other,
 }
 
@@ -281,6 +277,23 @@ impl<'a, T: Tape> Walker<'a, T> {
         }
     }
 
+    /// Reads the data of the last entry, padding included, and shows it piece by piece.
+    pub(super) fn pass(&mut self, buffer: &mut [u8], mut seen: impl FnMut(&[u8])) -> io::Result<()> {
+        while self.ahead > 0 {
+            let want = buffer.len().min(usize::try_from(self.ahead).unwrap_or(usize::MAX));
+            match self.tape.read(&mut buffer[..want]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    seen(&buffer[..count]);
+                    self.ahead -= count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The first bytes of the last entry's data, at most [`BLOCK`], which then count as read.
     pub(super) fn begin(&mut self, entry: &Entry) -> io::Result<Vec<u8>> {
         let want = entry.stored.min(BLOCK);
@@ -357,6 +370,7 @@ impl Index {
             }
             b'1' => Member::Link(link),
             b'2' => Member::Link(join(&name, &link)),
+            _ if entry.sparse => Member::Sparse,
             _ => Member::Other,
         };
         self.members.insert(name, member);
@@ -374,10 +388,15 @@ impl Index {
             match self.members.get(&name)? {
                 Member::File(place) => return Some(*place),
                 Member::Link(target) => name.clone_from(target),
-                Member::Other => return None,
+                Member::Sparse | Member::Other => return None,
             }
         }
         None
+    }
+
+    /// Whether a member is there, but with its holes left out.
+    pub(super) fn is_sparse(&self, name: &str) -> bool {
+        matches!(self.members.get(&normalise(name.as_bytes())), Some(Member::Sparse))
     }
 
     /// The bytes of a small JSON member, if they were kept while walking.

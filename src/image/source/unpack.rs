@@ -4,13 +4,14 @@
 //! taken up by the next that wants something further on.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::tape::skip_by_reading;
+use crate::image::digest::Hasher;
 
 /// The largest zstd window that is followed: 2^25 bytes. What `zstd -19` writes needs 2^23.
 const MAX_WINDOW_LOG: u32 = 25;
@@ -19,8 +20,10 @@ const MAX_PARKED: usize = 3;
 
 /// How an archive or a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Codec {
+pub enum Codec {
+    /// gzip, of one member or several.
     Gzip,
+    /// zstd, of one frame or several.
     Zstd,
 }
 
@@ -35,7 +38,8 @@ impl Codec {
     }
 
     /// As people say it.
-    pub(crate) fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
@@ -60,6 +64,43 @@ impl<R: Read> Decoder<R> {
                 Self::Zstd(Box::new(decoder))
             }
         })
+    }
+}
+
+/// A decompressor that is given the compressed bytes, of one layer, and hashes the plain ones.
+pub(crate) enum Unpacker {
+    Gzip(Box<flate2::write::MultiGzDecoder<Hasher>>),
+    Zstd(Box<zstd::stream::write::Decoder<'static, Hasher>>),
+}
+
+impl Unpacker {
+    pub(crate) fn new(codec: Codec, plain: Hasher) -> io::Result<Self> {
+        Ok(match codec {
+            Codec::Gzip => Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(plain))),
+            Codec::Zstd => {
+                let mut decoder = zstd::stream::write::Decoder::new(plain)?;
+                decoder.window_log_max(MAX_WINDOW_LOG)?;
+                Self::Zstd(Box::new(decoder))
+            }
+        })
+    }
+
+    pub(crate) fn write(&mut self, packed: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Gzip(decoder) => decoder.write_all(packed),
+            Self::Zstd(decoder) => decoder.write_all(packed),
+        }
+    }
+
+    /// What hashed the plain bytes, once all are there.
+    pub(crate) fn finish(self) -> io::Result<Hasher> {
+        match self {
+            Self::Gzip(decoder) => decoder.finish(),
+            Self::Zstd(mut decoder) => {
+                decoder.flush()?;
+                Ok(decoder.into_inner())
+            }
+        }
     }
 }
 
