@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak powercut memcap bench-image book fuzz
+.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak proof powercut memcap bench-image book fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,12 @@ soak: ## kills daemons and jobs and breaks the network for MINUTES (10), and cou
 	@$(MAKE) --no-print-directory build
 	@cargo build --quiet --package sower-test-support --bin sower-soak
 	@$(TARGET)/debug/sower-soak --sower $(RELEASE) --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+proof: ## numbered rows through a real Gitea, the daemon killed, Gitea away: SOWER_TEST_GITEA=/path/to/gitea
+	@test -x "$(SOWER_TEST_GITEA)" || { echo 'make proof: set SOWER_TEST_GITEA to a Gitea binary' >&2; exit 2; }
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-test-support --bin sower-proof
+	@$(TARGET)/debug/sower-proof --sower $(RELEASE) --gitea $(SOWER_TEST_GITEA) $(if $(SEED),--seed $(SEED))
 
 powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times
 	@scripts/parts.sh powercut

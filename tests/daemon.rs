@@ -424,7 +424,14 @@ fn an_unregistered_daemon_leaves() {
 fn a_stopped_daemon_leaves_its_job_to_the_next() {
     let forge = forge();
     let mut runner = runner(&forge, 1);
-    let run = forge.enqueue(counting(200));
+    // It ends when the test says so, however slowly the daemon leaves.
+    let gate = runner.folder().join("gate");
+    let run = forge.enqueue(payload(&format!(
+        "on: push\njobs:\n  count:\n    runs-on: host\n    steps:\n      - run: |\n          \
+         seq -f 'tick %.0f' 1 100\n          until [ -e {} ]; do sleep 0.1; done\n          \
+         seq -f 'tick %.0f' 101 200\n      - run: echo over\n",
+        gate.display()
+    )));
     forge
         .wait_for("rows", PATIENCE, |forge| (forge.run(run)?.jobs.first()?.rows > 20).then_some(()))
         .unwrap();
@@ -432,6 +439,7 @@ fn a_stopped_daemon_leaves_its_job_to_the_next() {
     let left = runner.wait(PATIENCE).unwrap();
     assert!(left.success(), "{left}: {}", runner.said());
     assert!(!forge.run(run).unwrap().status.is_done(), "stopping the daemon is no end of the job");
+    std::fs::write(&gate, "").unwrap();
     runner.start(&[]).unwrap();
     assert_counted(&forge, &done(&forge, run), 200);
 }

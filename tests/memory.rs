@@ -77,7 +77,7 @@ fn what_goes_above_the_limit_is_killed_and_named_and_nothing_else_is_harmed() {
     assert!(!group_left(), "a control group is left");
     let (_, text) = done(
         &forge,
-        forge.enqueue(job(&["dash -c 'i=0; while [ $i -lt 200 ]; do sleep 2 & i=$((i+1)); done'"])),
+        forge.enqueue(job(&["dash -c 'i=0; while [ $i -lt 200 ]; do sleep 60 & i=$((i+1)); done'"])),
     );
     assert!(text.contains("Cause: ") && text.contains("limits.pids"), "{text}");
 }

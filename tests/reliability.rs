@@ -427,6 +427,65 @@ fn a_daemon_waits_for_a_server_that_is_away_at_its_start() {
 }
 
 #[test]
+fn a_name_that_is_gone_comes_back() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let hosts = runner.folder().join("hosts");
+    let names = "127.0.0.1 localhost git.sower.test\n";
+    fs::write(&hosts, names).unwrap();
+    let registration = fs::read_to_string(runner.state_file()).unwrap();
+    fs::write(runner.state_file(), registration.replace("127.0.0.1", "git.sower.test")).unwrap();
+    // It sees this file as /etc/hosts, and no name server.
+    let script = format!(
+        "mount --bind {hosts} /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec \"$@\"",
+        hosts = hosts.display()
+    );
+    runner.wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
+    runner.start(&[]).unwrap();
+    let gate = runner.folder().join("gate");
+    let script = format!(
+        "seq -f 'tick %.0f' 1 100\nuntil [ -e {} ]; do sleep 0.1; done\nseq -f 'tick %.0f' 101 200",
+        gate.display()
+    );
+    let run = forge.enqueue(job(&[("Count", "", &script)]));
+    row(&forge, run, "tick 100");
+    // In place: what is mounted is the file, not its name.
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    // A connection that is there needs no name.
+    forge.go_down();
+    wait("a complaint", || {
+        let said = runner.said();
+        (said.contains("no such host name") || said.contains("resolv.conf")).then_some(())
+    });
+    forge.come_up();
+    fs::write(&gate, "").unwrap();
+    fs::write(&hosts, names).unwrap();
+    let run = done(&forge, run);
+    assert_eq!(run.status, Status::Success, "{}", runner.said());
+    assert_eq!(ticks(&forge.text(only(&run).id)), (1..=200).collect::<Vec<_>>());
+    still_works(&forge);
+}
+
+#[test]
+fn a_server_that_speaks_no_tls_is_named_and_waited_for() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let registration = fs::read_to_string(runner.state_file()).unwrap();
+    fs::write(runner.state_file(), registration.replace("http://", "https://")).unwrap();
+    runner.start(&[]).unwrap();
+    wait("a complaint", || runner.said().contains("trying again").then_some(()));
+    let said = runner.said();
+    assert!(said.contains("https://127.0.0.1") && said.contains("TLS"), "{said}");
+    std::thread::sleep(Duration::from_secs(2));
+    // It is there still, and would be when the certificate is mended.
+    runner.signal("TERM").unwrap();
+    assert!(runner.wait(PATIENCE).unwrap().success(), "{}", runner.said());
+    fs::write(runner.state_file(), registration).unwrap();
+    runner.start(&[]).unwrap();
+    still_works(&forge);
+}
+
+#[test]
 fn a_long_outage_costs_disk_and_no_memory() {
     let forge = forge();
     let runner = runner(&forge, 1);

@@ -96,8 +96,9 @@ async fn ask(repository: &Repository, tag: &str, socks: SocketAddr) -> (Answers,
             }
         };
         let mut why = None;
-        if let Greeting::Bearer { realm, .. } = &greeting {
-            let pull = tokio::time::timeout(LIMIT, probe.pull(Some(realm.as_str()), None, tag));
+        if let Greeting::Bearer { realm, service, .. } = &greeting {
+            let asked = (realm.as_str(), service.as_str());
+            let pull = tokio::time::timeout(LIMIT, probe.pull(Some(asked), None, tag));
             why = match pull.await {
                 // Credentials would help where it only says no.
                 Ok(Err(why)) if !why.contains("HTTP 401") && !why.contains("HTTP 403") => {

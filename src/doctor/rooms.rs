@@ -106,7 +106,7 @@ pub fn archives(asked: &[String]) -> Vec<Check> {
             Ok(report) => {
                 let seen = words::text(&report);
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                checks.push(Check::bad(ROOM, name, seen, words::mend_command(&path)));
+                checks.push(Check::bad(ROOM, name, seen, words::mend_command(&report)));
             }
             Err(error) => {
                 checks.push(Check::bad(ROOM, "archive", error.to_string(), "name one that can be read"))

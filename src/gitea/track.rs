@@ -357,6 +357,36 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_gives_no_end_before_its_beginning() {
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let (tracker, _) = track(vec![
+            started(2),
+            Event::StepStarted { time: at(1000), step: 0 },
+            Event::Row { time: at(10), text: "set back".to_owned() },
+            Event::StepEnded {
+                time: at(20),
+                step: 0,
+                outcome: Conclusion::Success,
+                conclusion: Conclusion::Success,
+            },
+            Event::StepStarted { time: at(30), step: 1 },
+            Event::StepEnded {
+                time: at(5000),
+                step: 1,
+                outcome: Conclusion::Success,
+                conclusion: Conclusion::Success,
+            },
+            Event::JobEnded { time: at(40), conclusion: Conclusion::Success },
+        ]);
+        let state = tracker.final_state(1);
+        let seconds = |time: &Option<WireTime>| time.as_ref().unwrap().seconds;
+        for step in &state.steps {
+            assert!(seconds(&step.stopped_at) >= seconds(&step.started_at), "{step:?}");
+            assert!(seconds(&state.stopped_at) >= seconds(&step.stopped_at));
+        }
+    }
+
+    #[test]
     fn nonsense_does_not_panic() {
         let (tracker, _) = track(vec![
             begin(3),

@@ -39,6 +39,7 @@ impl Executor<'_> {
             Status::Success => "success",
             Status::Failure => "failure",
             Status::Cancelled => "cancelled",
+            Status::Skipped => "skipped",
         };
         // Nothing that the workflow has set: it is the operator's program.
         let mut all: IndexMap<String, String> = self.base.clone();

@@ -20,7 +20,7 @@ use crate::server::{JobSeen, Server, Trouble};
 use crate::state::Status;
 
 /// How long the server may take to come up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A real Gitea.
 #[derive(Debug)]

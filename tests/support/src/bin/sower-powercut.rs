@@ -26,7 +26,7 @@ sower-powercut: runs jobs in a virtual machine and cuts its power.
 /// How many rows a job prints that may begin after the boot.
 const SHORT: u64 = 60;
 /// An emulated machine on a busy one is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 const CONFIG: &str = "runner:\n  file: /data/state/.runner\nhost:\n  home: /data\n";
 
