@@ -434,15 +434,17 @@ fn caps_in_a_job_reach_ghc_by_any_path_and_nothing_outside_of_it() {
 fn a_plain_nix_build_in_a_job_is_followed() {
     needs_root();
     let nix = Nix::new(false, "");
+    // Not beside the flake, which would be one of a repository then.
+    let repository = TempDir::new().unwrap();
     workflow(
-        nix.at(),
+        repository.path(),
         &format!(
             "      - uses: sower/ghc-caps@v1\n        with: {{heap: 1g}}\n\
              \x20     - run: cd {} && nix build --impure {INSTALLABLE} && nix --version && nix eval --impure --raw {INSTALLABLE}.name\n",
             nix.at().display()
         ),
     );
-    let mut exec = command(env!("CARGO_BIN_EXE_sower"), &["exec"], nix.at());
+    let mut exec = command(env!("CARGO_BIN_EXE_sower"), &["exec"], repository.path());
     for (name, value) in &nix.environment {
         // In a job nothing comes from the runner's own environment.
         exec.arg("--env").arg(format!("{name}={value}")).env(name, value);

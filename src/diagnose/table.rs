@@ -23,6 +23,9 @@ const fn row(pattern: &'static [&'static str], cause: &'static str, advice: &'st
 
 const CEILING: &str =
     "GHC reached its own heap ceiling{ceiling} (-M); neither the kernel nor a bug of GHC ended it";
+/// A cut interface has been seen to make GHC 9.0 ask for more than there is, which it takes for an overflow.
+const UNSET: &str = " (none that this runner set: one in GHCRTS or in the build's own +RTS -M, or else a damaged .hi file that \
+                     has GHC ask for absurd room)";
 const RAISE: &str = "Raise the ceiling if the host has memory left, compile fewer modules at a time (-j1), use a smaller \
                      allocation area (-A), or split the module that GHC was at";
 const ARCHIVE: &str =
@@ -187,7 +190,10 @@ pub(super) fn look(end: End, rows: &str, ceiling: Option<Size>) -> Option<Diagno
                 DISK => About::Disk,
                 _ => About::Other,
             };
-            let cause = fill(pattern.cause, &held).replace("{ceiling}", &of);
+            let mut cause = fill(pattern.cause, &held).replace("{ceiling}", &of);
+            if pattern.cause == CEILING && ceiling.is_none() {
+                cause.push_str(UNSET);
+            }
             Diagnosis { cause, advice: pattern.advice.to_owned(), about }
         })
     })
@@ -255,5 +261,9 @@ mod tests {
         assert!(cause(251, exhausted).starts_with("GHC reached"));
         assert!(cause(251, "").starts_with("GHC reached"));
         assert_eq!(cause(1, "Main.hs:1:1: error: parse error"), "");
+        let damaged = "ghc: panic! (the 'impossible' happened)\n  (GHC version 9.0.2:\n\tIx{Int}.index: Index (0) out of range ((0,-1))\n";
+        assert!(cause(1, damaged).contains("an interface file (.hi) that is cut"), "{}", cause(1, damaged));
+        let unset = look(End::Exit(1), panic, None).map(|found| found.cause).unwrap_or_default();
+        assert!(unset.contains("none that this runner set") && unset.contains(".hi file"), "{unset}");
     }
 }

@@ -337,10 +337,32 @@ pub fn delegate(limits: &Limits) -> Result<(), String> {
     };
     moved.map_err(|error| format!("{}: {error}", leaf.display()))?;
     for controller in wanted {
-        fs::write(own.join("cgroup.subtree_control"), format!("+{controller}"))
-            .map_err(|error| format!("{}: {controller}: {}", own.display(), not_delegated(&error)))?;
+        let hand_down = || fs::write(own.join("cgroup.subtree_control"), format!("+{controller}"));
+        let handed = match hand_down() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_of_a_service(&own) => {
+                gather(&own, &leaf);
+                hand_down()
+            }
+            other => other,
+        };
+        handed.map_err(|error| format!("{}: {controller}: {}", own.display(), not_delegated(&error)))?;
     }
     Ok(())
+}
+
+/// Whether a group is that of one service, and not of a login or of a whole host.
+fn is_of_a_service(group: &Path) -> bool {
+    let name = group.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("openrc.") || name.ends_with(".service")
+}
+
+/// Moves what else is in the service's group into the daemon's leaf: OpenRC's `supervise-daemon` is in the group of what it
+/// supervises. What it starts anew is in the leaf then, like the daemon.
+fn gather(own: &Path, leaf: &Path) {
+    for pid in read(&own.join("cgroup.procs")).lines() {
+        // It may have ended meanwhile.
+        let _ = fs::write(leaf.join("cgroup.procs"), pid);
+    }
 }
 
 fn wanted(limits: &Limits) -> Vec<(&'static str, &'static str)> {
@@ -483,6 +505,18 @@ mod tests {
         assert_eq!(read("memory.high"), (900_u64 << 20).to_string());
         assert_eq!((read("memory.swap.max"), read("memory.oom.group")), ("0".into(), "1".into()));
         assert_eq!((read("pids.max"), read("cpu.max")), ("50".into(), "150000 100000".into()));
+    }
+
+    #[test]
+    fn groups_of_services_are_told_from_those_of_people() {
+        for (group, service) in [
+            ("/sys/fs/cgroup/openrc.sower", true),
+            ("/sys/fs/cgroup/system.slice/sower.service", true),
+            ("/sys/fs/cgroup/user.slice/user-0.slice/session-1.scope", false),
+            ("/sys/fs/cgroup", false),
+        ] {
+            assert_eq!(is_of_a_service(Path::new(group)), service, "{group}");
+        }
     }
 
     #[test]
