@@ -389,6 +389,7 @@ mod tests {
                 name: name.to_owned(),
                 path: PathBuf::from(path),
                 reference: reference.to_owned(),
+                login: None,
             })
         };
         assert_eq!(native("Actions/Checkout", "", "v6"), Some(Native::Checkout));
