@@ -244,6 +244,9 @@ impl Git {
             .env("HOME", &self.home)
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
+            // A server that takes the question and never answers would be waited for for ever.
+            .env("GIT_HTTP_LOW_SPEED_LIMIT", "1")
+            .env("GIT_HTTP_LOW_SPEED_TIME", "120")
             .stdin(Stdio::null());
         if let Some((key, value)) = &self.header {
             command

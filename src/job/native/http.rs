@@ -92,11 +92,18 @@ pub(super) struct Question<'q> {
     /// A body, and its type.
     pub(super) text: Option<(&'static str, &'q str)>,
     pub(super) part: Option<Part<'q>>,
+    /// An internal error of the server is no last word.
+    pub(super) patient: bool,
 }
 
 impl<'q> Question<'q> {
     pub(super) const fn new(method: &'q Method, url: &'q str, token: &'q str) -> Self {
-        Self { method, url, token, headers: &[], text: None, part: None }
+        Self { method, url, token, headers: &[], text: None, part: None, patient: false }
+    }
+
+    /// Asked again after an internal error, too.
+    pub(super) const fn patient(self) -> Self {
+        Self { patient: true, ..self }
     }
 
     /// With a body in JSON.
@@ -155,7 +162,9 @@ impl Http {
             // A body of many megabytes takes as long as it takes.
             let request = if question.part.is_none() { request.timeout(SILENCE) } else { request };
             match request.send().await {
-                Ok(response) if tries == 0 || !is_passing(response.status()) => return Ok(response),
+                Ok(response) if tries == 0 || !is_passing(response.status(), question.patient) => {
+                    return Ok(response);
+                }
                 Err(error) if tries == 0 => return Err(explain(question.url, &error)),
                 Ok(_) | Err(_) => {}
             }
@@ -228,14 +237,15 @@ impl Http {
     }
 }
 
-fn is_passing(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    )
+fn is_passing(status: StatusCode, patient: bool) -> bool {
+    (patient && status == StatusCode::INTERNAL_SERVER_ERROR)
+        || matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        )
 }
 
 /// The name of a file in `Content-Disposition`, without folders.

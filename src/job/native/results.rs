@@ -61,8 +61,10 @@ impl<'c> Results<'c> {
         asked["workflow_run_backend_id"] = self.run.as_str().into();
         asked["workflow_job_run_backend_id"] = self.job.as_str().into();
         let url = format!("{}/{method}", self.base);
-        let answer =
-            self.http.ask(&Question::new(&Method::POST, &url, self.token).json(&asked.to_string()))?;
+        let asked = asked.to_string();
+        // As the originals do it: what goes wrong inside the server may go well the next time.
+        let question = Question::new(&Method::POST, &url, self.token).json(&asked).patient();
+        let answer = self.http.ask(&question)?;
         if answer.is_success() { Ok(answer.json()) } else { Err(format!("{method}: {}", answer.reason())) }
     }
 
@@ -96,11 +98,12 @@ impl<'c> Results<'c> {
 
     /// Sends an archive in blocks, each of which is sent again when it got lost.
     pub(super) fn send(&self, url: &str, archive: &Path, size: u64, kind: &str) -> Result<(), String> {
+        let prefix = prefix()?;
         let mut blocks = String::new();
         let mut start = 0;
         while start < size {
             let length = BLOCK.min(size - start);
-            let block = STANDARD.encode(format!("{:036}", start / BLOCK));
+            let block = STANDARD.encode(format!("{prefix}{:06}", start / BLOCK));
             let address = format!("{url}&comp=block&blockid={}", encode(&block));
             let headers = [("content-type", "application/octet-stream".to_owned())];
             let part = Some(Part { path: archive, start, length });
@@ -226,6 +229,14 @@ fn text(value: &Value, snake: &str, camel: &str) -> String {
     }
 }
 
+/// What the names of one upload's blocks begin with. Gitea keeps the blocks of all artifacts of a run side by side: of
+/// two jobs that send at the same time, one would find the other's block under a name that both have.
+fn prefix() -> Result<String, String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| format!("no random number: {error}"))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// Run and job as the token's claim `scp` has them: `Actions.Results:RUN:JOB`.
 fn ids(token: &str) -> Option<(String, String)> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
@@ -239,6 +250,13 @@ fn ids(token: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_of_two_uploads_have_no_name_in_common() {
+        let (one, other) = (prefix().unwrap(), prefix().unwrap());
+        assert_eq!((one.len(), other.len()), (32, 32));
+        assert_ne!(one, other);
+    }
 
     #[test]
     fn run_and_job_are_in_the_token() {
