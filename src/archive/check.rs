@@ -538,8 +538,7 @@ impl<'a> Walk<'a> {
                 // A member without symbols is lost as well when its content is.
                 let whole = member.content.saturating_add(member.size);
                 lost.size_at_least = lost.size_at_least.max(whole.saturating_add(whole % 2));
-                let special = matches!(member.name.as_str(), "/" | "//" | "/SYM64/");
-                if !special && headers.binary_search(&member.header).is_err() {
+                if !is_table(&member.name) && headers.binary_search(&member.header).is_err() {
                     lost.members += 1;
                 }
             }
@@ -565,6 +564,11 @@ impl Place {
         };
         Member { name: name.to_owned(), header: self.header, content: self.content, size: self.size }
     }
+}
+
+/// Whether a name is that of a symbol table or of the table of long names.
+pub(super) fn is_table(name: &str) -> bool {
+    matches!(name, "/" | "//" | "/SYM64/") || name.starts_with("__.SYMDEF")
 }
 
 /// Whether a name is that of an object file.
