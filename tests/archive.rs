@@ -458,6 +458,13 @@ fn import_libraries_and_thin_archives_are_read() {
     tool("ar", &["rcsTD", "libthin.a", "a.o", MEMBERS[1]], path);
     let thin = check(&path.join("libthin.a")).unwrap();
     assert!(thin.sound && thin.thin, "{thin:?}");
+    // Cut, it is mended from a copy elsewhere: the members are those beside it.
+    fs::create_dir(path.join("donors")).unwrap();
+    fs::copy(path.join("libthin.a"), path.join("donors/libthin.a")).unwrap();
+    truncate(&path.join("libthin.a"), thin.size - 30);
+    let ran = sower(&["archive", "patch", "libthin.a", "--from", "donors/libthin.a"], path, &[]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(check(&path.join("libthin.a")).unwrap().size, thin.size);
     truncate(&path.join("a.o"), 100);
     fs::remove_file(path.join(MEMBERS[1])).unwrap();
     let broken = check(&path.join("libthin.a")).unwrap();

@@ -131,10 +131,15 @@ pub(super) fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<
 /// # Errors
 /// Only when there is no answer: see [`CheckError`]. What is wrong with the archive is in the report.
 pub fn check(path: &Path) -> Result<Report, CheckError> {
+    check_for(path, path)
+}
+
+/// Reads `path` as what `place` will be: the members of a thin archive are looked for beside that.
+pub(super) fn check_for(path: &Path, place: &Path) -> Result<Report, CheckError> {
     let io = |source| CheckError::Io { path: path.to_owned(), source };
     let file = open(path)?;
     let before = file.metadata().map_err(io)?;
-    let mut walk = Walk::new(path, &file, before.len());
+    let mut walk = Walk::new(path, place, &file, before.len());
     let outcome = walk.run();
     let after = file.metadata().map_err(io)?;
     if (before.len(), before.mtime(), before.mtime_nsec()) != (after.len(), after.mtime(), after.mtime_nsec())
@@ -167,6 +172,7 @@ pub(super) fn open(path: &Path) -> Result<File, CheckError> {
 
 struct Walk<'a> {
     path: &'a Path,
+    place: &'a Path,
     window: Window<'a>,
     names: Names<'a>,
     /// For section headers, which lie elsewhere than the walk reads.
@@ -180,9 +186,10 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(path: &'a Path, file: &'a File, size: u64) -> Self {
+    fn new(path: &'a Path, place: &'a Path, file: &'a File, size: u64) -> Self {
         Self {
             path,
+            place,
             window: Window::new(file, size),
             names: Names::new(Window::new(file, size)),
             aside: Window::new(file, size),
@@ -449,7 +456,7 @@ impl<'a> Walk<'a> {
     /// A thin archive's members are files beside it.
     fn thin_member(&mut self, name: &[u8], position: u64, size: u64) -> io::Result<()> {
         let real = self.names.resolve(name, position + HEADER, size)?;
-        if let Some(what) = inside::thin(self.path, &real, names::nested_origin(name), size) {
+        if let Some(what) = inside::thin(self.place, &real, names::nested_origin(name), size) {
             let member = self.place(name, position, size)?;
             self.fault(position, Some(member), what);
         }
@@ -538,8 +545,7 @@ impl<'a> Walk<'a> {
                 // A member without symbols is lost as well when its content is.
                 let whole = member.content.saturating_add(member.size);
                 lost.size_at_least = lost.size_at_least.max(whole.saturating_add(whole % 2));
-                let special = matches!(member.name.as_str(), "/" | "//" | "/SYM64/");
-                if !special && headers.binary_search(&member.header).is_err() {
+                if !is_table(&member.name) && headers.binary_search(&member.header).is_err() {
                     lost.members += 1;
                 }
             }
@@ -565,6 +571,11 @@ impl Place {
         };
         Member { name: name.to_owned(), header: self.header, content: self.content, size: self.size }
     }
+}
+
+/// Whether a name is that of a symbol table or of the table of long names.
+pub(super) fn is_table(name: &str) -> bool {
+    matches!(name, "/" | "//" | "/SYM64/") || name.starts_with("__.SYMDEF")
 }
 
 /// Whether a name is that of an object file.

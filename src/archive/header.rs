@@ -23,7 +23,7 @@ pub(super) struct Header {
     pub(super) size: u64,
     /// The first field that holds something else than the format allows, and what it holds.
     pub(super) odd: Option<(&'static str, Vec<u8>)>,
-    /// The first field that holds nothing. Tables and Microsoft's members have such.
+    /// The first of date and mode that holds nothing, as in the headers of tables.
     pub(super) blank: Option<&'static str>,
 }
 
@@ -59,7 +59,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Bad> {
         .into_iter()
         .find(|&(index, radix)| !is_number(field(index), radix))
         .map(|(index, _)| (FIELDS[index].0, field(index).trim_ascii_end().to_vec()));
-    let blank = (1..5).find(|&index| field(index).trim_ascii_end().is_empty()).map(|index| FIELDS[index].0);
+    // Microsoft's tools know no owners.
+    let blank = [1, 4].into_iter().find(|&index| field(index).trim_ascii_end().is_empty());
+    let blank = blank.map(|index| FIELDS[index].0);
     Ok(Header { name: field(0).trim_ascii_end().to_vec(), size, odd, blank })
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::agree::{Agreed, Compare, LocalFile, copy_old};
-use super::check::{self, CheckError, Report, check};
+use super::check::{self, CheckError, Report, check, check_for};
 use super::donor::{self, Donor, Parts, Source, Stream, Wanted};
 use super::nar::{self, Instead, Sum};
 use super::replace::{Failed, Replacement, failed, folder};
@@ -290,7 +290,7 @@ impl Job<'_> {
     fn by_file(&self, donor: &Path) -> Result<Mended, Refused> {
         let shown = donor.display().to_string();
         let because = |reason: String| Refused::Because(format!("{shown}: {reason}"));
-        let whole = check(donor).map_err(|error| Refused::Because(error.to_string()))?;
+        let whole = check_for(donor, self.real).map_err(|error| Refused::Because(error.to_string()))?;
         if !whole.sound {
             let wrong =
                 whole.faults.first().map(|fault| words::fault_text(fault, whole.size)).unwrap_or_default();
@@ -484,7 +484,7 @@ impl Job<'_> {
         made: Made,
     ) -> Result<Mended, Refused> {
         replacement.finish(self.meta)?;
-        let proof = check(&replacement.path())?;
+        let proof = check_for(&replacement.path(), self.real)?;
         if !proof.sound || proof.size != size {
             let wrong = proof.faults.first().map(|fault| words::fault_text(fault, proof.size));
             let wrong = wrong.unwrap_or_else(|| "it changed while it was copied".to_owned());

@@ -94,7 +94,7 @@ impl<'a> Names<'a> {
         if before.first().is_some_and(|byte| !is_end(byte)) {
             return Ok(Some(What::LongNameMiddle { offset }));
         }
-        Ok((!name.iter().any(|byte| is_end(byte))).then_some(What::LongNameEndless { offset }))
+        Ok((!name.iter().any(is_end)).then_some(What::LongNameEndless { offset }))
     }
 }
 

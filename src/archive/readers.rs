@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::check::{Report, is_object};
+use super::check::{Report, is_object, is_table};
 use super::fault::{Fault, What};
 use super::header::{FIELDS, HEADER};
 
@@ -93,8 +93,7 @@ fn broken(report: &Report, fault: &Fault, verdicts: &mut Verdicts) {
     let wanted = "fail when a symbol of a lost member is wanted";
     let refuse = "refuse it: `truncated or malformed archive`";
     let member = fault.member.as_ref();
-    let tables = ["/", "/SYM64/", "//"];
-    let in_table = member.is_some_and(|member| tables.contains(&member.name.as_str()));
+    let in_table = member.is_some_and(|member| is_table(&member.name));
     // Who goes by the symbol table must at least find that.
     let at_start = in_table || matches!(fault.what, What::HeaderCut { .. } if fault.position == 8);
     match &fault.what {

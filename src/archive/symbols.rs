@@ -179,26 +179,35 @@ fn word(window: &mut Window<'_>, place: Place, at: u64, width: usize, big_endian
     Ok(number(bytes, big_endian))
 }
 
-/// Checks that there are `count` strings that end with a NUL, and nothing but padding behind them.
+/// Checks that there are `count` names that end with a NUL, none of them empty, and nothing but padding behind them.
 fn strings(window: &mut Window<'_>, from: u64, end: u64, count: u64) -> Result<(), Bad> {
     let (mut at, mut seen) = (from, 0);
+    // Whether the name that is being read has a letter yet.
+    let mut begun = false;
     while at < end {
         let bytes = window.run(at, (end - at).min(64 * 1024) as usize)?;
         if bytes.is_empty() {
             break;
         }
-        let here = memchr::memchr_iter(0, bytes).count() as u64;
-        if seen + here >= count {
-            // The last name ends in these bytes, or ended before them.
-            let last = (count - seen)
-                .checked_sub(1)
-                .and_then(|left| memchr::memchr_iter(0, bytes).nth(left as usize));
-            let rest = last.map_or(bytes, |last| bytes.get(last + 1..).unwrap_or_default());
-            if rest.iter().any(|byte| !matches!(byte, 0 | b'\n' | b' ')) {
-                return Err(Bad::Table(format!("it claims {count} symbols and names more")));
+        let mut start = 0;
+        let mut ends = memchr::memchr_iter(0, bytes);
+        while seen < count
+            && let Some(end) = ends.next()
+        {
+            if end == start && !begun {
+                return Err(Bad::Table(format!(
+                    "it claims {count} symbols, and number {} has no name",
+                    seen + 1
+                )));
             }
+            (seen, start, begun) = (seen + 1, end + 1, false);
         }
-        seen = (seen + here).min(count);
+        let rest = bytes.get(start..).unwrap_or_default();
+        if seen < count {
+            begun = begun || !rest.is_empty();
+        } else if rest.iter().any(|byte| !matches!(byte, 0 | b'\n' | b' ')) {
+            return Err(Bad::Table(format!("it claims {count} symbols and names more")));
+        }
         at += bytes.len() as u64;
     }
     if seen < count {

@@ -242,9 +242,7 @@ pub fn mend_command(report: &Report) -> String {
         // ranlib does not open an archive whose table it cannot read.
         format!("sower archive patch {path} --salvage && ranlib {path}")
     } else if wrong().all(|what| matches!(what, What::ThinMissing { .. } | What::ThinSize { .. })) {
-        format!(
-            "rebuild the files that it stands for, then make it anew; or sower archive patch {path} --from A-WHOLE-COPY"
-        )
+        "rebuild the files that it stands for".to_owned()
     } else {
         format!("sower archive patch {path} --from A-WHOLE-COPY")
     }
