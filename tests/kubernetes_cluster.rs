@@ -629,9 +629,12 @@ fn in_the_middle(mut command: Command, what: impl FnOnce()) -> (std::process::Ou
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let mut said = Vec::new();
     let mut begun = false;
-    while let (false, Some(line)) = (begun, lines.next()) {
+    for line in lines.by_ref() {
         begun = line.contains("app-migrate") && line.contains("running");
         said.push(line);
+        if begun {
+            break;
+        }
     }
     assert!(begun, "the hook was not seen at work: {said:#?}");
     what();

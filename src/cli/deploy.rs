@@ -196,7 +196,7 @@ fn helm(args: &HelmArgs) -> Outcome {
             deploy::write_summary(&path, &error.markdown(&args.release, &args.namespace))?;
         }
     }
-    Ok(tried??)
+    tried?
 }
 
 /// Prints a line; nobody may be left to read it, and the deployment goes on all the same.
