@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     if !args.force {
         let targets =
             [(new_config.is_some(), &args.to_config), (new_registration.is_some(), &args.to_runner)];
-        for (_, path) in targets.iter().filter(|(wanted, path)| *wanted && path.exists()) {
+        if let Some((_, path)) = targets.iter().find(|(wanted, path)| *wanted && path.exists()) {
             return Err(Failure::wrong_question(format!(
                 "{}: is there already; --force replaces it",
                 path.display()
