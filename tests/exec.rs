@@ -88,6 +88,8 @@ fn rows(events: &[Value]) -> Vec<String> {
             "::endgroup::" if folded => folded = false,
             _ if folded => {}
             _ if text.starts_with("::group::Run ") => folded = true,
+            // There for steps that take a while, which on a busy machine any step may.
+            _ if text.starts_with("Memory: peak ") => {}
             _ => rows.push(text.to_owned()),
         }
     }
@@ -598,9 +600,7 @@ fn output_of_every_kind() {
     )
     .events(&[]);
     assert_eq!(code, 0);
-    // On a slow machine the step is long enough to be told what memory it took.
-    let mut rows = rows(&events);
-    rows.retain(|row| !row.starts_with("Memory: peak "));
+    let rows = rows(&events);
     assert_eq!(rows.first().unwrap(), "not utf8: \u{fffd}");
     assert!(rows.iter().all(|row| row.len() < 65_536));
     assert_eq!(rows.iter().map(|row| row.matches('x').count()).sum::<usize>(), 10_000_000);

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             None => error.message,
         })
     })?;
-    let mut line = value.to_json_text();
+    let mut line = one_line(value.to_json_text());
     line.push('\n');
     match io::stdout().write_all(line.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -138,6 +138,7 @@ fn batch(input: impl Read, output: &mut dyn Write) -> io::Result<()> {
         } else {
             answer(&line)
         };
+        answer = one_line(answer);
         answer.push('\n');
         // Whoever waits for this answer before asking again gets it at once.
         let waiting = input.buffer().is_empty();
@@ -148,6 +149,14 @@ fn batch(input: impl Read, output: &mut dyn Write) -> io::Result<()> {
             result => result?,
         }
     }
+}
+
+/// JSON without the characters that some programs take for the end of a line; they stand in strings only.
+fn one_line(json: String) -> String {
+    if !json.contains(['\u{85}', '\u{2028}', '\u{2029}']) {
+        return json;
+    }
+    json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 
 fn skip_line(input: &mut dyn BufRead) -> io::Result<()> {
@@ -242,6 +251,14 @@ mod tests {
         {"error":{"kind":"input","message":"the request has no \"expr\" that is a string"}}
         {"kind":"boolean","value":true}
         "#);
+    }
+
+    #[test]
+    fn an_answer_is_one_line_to_every_program() {
+        assert_eq!(
+            ask("{\"expr\": \"'a\u{2028}b\u{85}'\"}"),
+            "{\"kind\":\"string\",\"value\":\"a\\u2028b\\u0085\"}\n"
+        );
     }
 
     #[test]

@@ -231,9 +231,10 @@ fn plan(spec: &JobSpec) -> Result<Plan, String> {
 fn has_image(node: &Node, scope: &dyn Scope) -> bool {
     let image = if node.as_mapping().is_some() { node.get("image") } else { Some(node) };
     let Some(image) = image else { return true };
-    Template::from_node(image)
-        .and_then(|template| template.value(scope))
-        .map_or(true, |value| !value.is_primitive() || !value.text().trim().is_empty())
+    match Template::from_node(image).and_then(|template| template.value(scope)) {
+        Ok(value) => !value.is_primitive() || !value.text().trim().is_empty(),
+        Err(_) => true,
+    }
 }
 
 /// The one combination of a matrix that the server has expanded.

@@ -57,7 +57,6 @@ pub struct Node {
 /// For each line of a folded string: how many characters that are no blanks come before it, and where its first one is.
 ///
 /// Folding changes blanks only, so these are the same in the source and in the value.
-#[expect(clippy::box_collection, reason = "every node has it and few need it: one word")]
 pub type Folds = Option<Box<Vec<(usize, Place)>>>;
 
 /// How a scalar is written in the source.

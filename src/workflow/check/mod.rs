@@ -16,7 +16,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::model::{Env, Job, JobSecrets, Workflow};
 use super::parse::{self, Problems, STRICT_RULES};
 use super::template::{Condition, Template};
-use crate::yaml::{Kind, Node};
+use crate::yaml::{Kind, Node, Place};
 use availability::Where;
 
 /// Everything that is wrong with a workflow file, errors and warnings, in the order of its lines.
@@ -61,8 +61,17 @@ fn strict(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
     }
     found.sort_by_key(|diagnostic| diagnostic.place);
     found.dedup();
+    // What an anchor holds is wrong once, however often it is used.
+    let mut here = (Place::START, 0);
+    found.retain(|diagnostic| {
+        here = if diagnostic.place == here.0 { (here.0, here.1 + 1) } else { (diagnostic.place, 1) };
+        here.1 <= MAX_AT_ONE_PLACE
+    });
     found
 }
+
+/// How many findings of one place are told.
+const MAX_AT_ONE_PLACE: usize = 4;
 
 struct Check<'a> {
     workflow: &'a Workflow,
