@@ -1,5 +1,5 @@
 //! What an operator has: doctor, status, metrics, health, hooks, a notifier, gc, the disk gate, migration.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "scenarios/start.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]

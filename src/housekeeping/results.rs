@@ -108,9 +108,9 @@ mod tests {
         }
         let gone = |items: Vec<Item>| items.into_iter().map(|item| item.path).collect::<Vec<_>>();
         let eight = folder.path().join("o/n/8");
-        assert_eq!(gone(rotate_all(folder.path(), 2, true)), [eight.clone()]);
+        assert_eq!(gone(rotate_all(folder.path(), 2, true)), std::slice::from_ref(&eight));
         assert!(eight.exists());
-        assert_eq!(gone(rotate_all(folder.path(), 2, false)), [eight.clone()]);
+        assert_eq!(gone(rotate_all(folder.path(), 2, false)), std::slice::from_ref(&eight));
         assert!(!eight.exists());
     }
 
