@@ -764,10 +764,10 @@ fn note(seen: &mut Seen, event: &Event) {
         Event::JobStarted { time, .. } => seen.started = Some(*time),
         Event::StepStarted { time, step } => {
             seen.begun.get_or_insert(*time);
-            seen.steps.entry(*step).or_default().0 = Some(*time);
+            seen.steps.entry(*step).or_default().begun = Some(*time);
         }
         Event::StepEnded { time, step, conclusion, .. } => {
-            seen.steps.entry(*step).or_default().1 = Some((*time, *conclusion));
+            seen.steps.entry(*step).or_default().ended = Some((*time, *conclusion));
         }
         Event::JobEnded { time, conclusion } => {
             (seen.ended, seen.conclusion) = (Some(*time), Some(*conclusion));

@@ -30,7 +30,7 @@ impl Room {
     ) -> Self {
         // Another configuration may have left it closed.
         observer.gate(None);
-        full.send_if_modified(|full| std::mem::take(full));
+        full.send_if_modified(std::mem::take);
         Self { places, min_free, said: false, observer, full }
     }
 

@@ -263,9 +263,9 @@ impl Metrics {
         if let Some(took) = between(seen.received, seen.begun) {
             self.queue_seconds.observe(took);
         }
-        for (begun, ended) in seen.steps.values() {
-            if let (Some(begun), Some((ended, conclusion))) = (begun, ended) {
-                let took = ended.millis_since(*begun) as f64 / 1000.0;
+        for step in seen.steps.values() {
+            if let (Some(begun), Some((ended, conclusion))) = (step.begun, step.ended) {
+                let took = ended.millis_since(begun) as f64 / 1000.0;
                 self.step_seconds.get_or_create(&Ended { conclusion: conclusion.as_str() }).observe(took);
             }
         }

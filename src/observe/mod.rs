@@ -76,6 +76,15 @@ pub struct About {
     pub min_free: u64,
 }
 
+/// How a step went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepSeen {
+    /// When it began; `None` for one that was skipped.
+    pub begun: Option<Timestamp>,
+    /// When and how it ended.
+    pub ended: Option<(Timestamp, Conclusion)>,
+}
+
 /// How a job went, as its reporter saw it.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
@@ -89,8 +98,8 @@ pub struct Seen {
     pub ended: Option<Timestamp>,
     /// How.
     pub conclusion: Option<Conclusion>,
-    /// The steps that ran: begin, end, and how they ended.
-    pub steps: BTreeMap<usize, (Option<Timestamp>, Option<(Timestamp, Conclusion)>)>,
+    /// The steps, by their index.
+    pub steps: BTreeMap<usize, StepSeen>,
     /// The most memory that it had, in bytes.
     pub peak: Option<u64>,
     /// Its limit, in bytes.
