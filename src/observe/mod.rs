@@ -76,12 +76,12 @@ pub struct About {
     pub min_free: u64,
 }
 
-/// How a step went, as its reporter saw it.
+/// How a step went.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SeenStep {
-    /// When it began.
+pub struct StepSeen {
+    /// When it began; `None` for one that was skipped.
     pub begun: Option<Timestamp>,
-    /// When it ended, and how.
+    /// When and how it ended.
     pub ended: Option<(Timestamp, Conclusion)>,
 }
 
@@ -98,8 +98,8 @@ pub struct Seen {
     pub ended: Option<Timestamp>,
     /// How.
     pub conclusion: Option<Conclusion>,
-    /// The steps that ran, by their index.
-    pub steps: BTreeMap<usize, SeenStep>,
+    /// The steps, by their index.
+    pub steps: BTreeMap<usize, StepSeen>,
     /// The most memory that it had, in bytes.
     pub peak: Option<u64>,
     /// Its limit, in bytes.
