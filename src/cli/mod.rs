@@ -19,6 +19,7 @@ mod nix;
 mod register;
 mod status;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -92,7 +93,8 @@ pub fn main() -> ExitCode {
         Command::Job(args) => job::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
-        eprintln!("sower: {failure}");
+        // Where it cannot be written, as a job's log on a broken disk, the exit code has to tell.
+        let _ = writeln!(std::io::stderr(), "sower: {failure}");
         failure.exit_code()
     })
 }

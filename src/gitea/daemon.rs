@@ -546,8 +546,13 @@ impl Daemon {
             received: meta.received,
             rows: 0,
         });
+        let state = self.options.state.clone();
         self.reporters.spawn(async move {
             let outcome = reporter.run().await;
+            if outcome != Outcome::Left && !dir.is_reported() {
+                // That could not be noted down: the next task may not be, either.
+                state.doubt();
+            }
             drop(permit);
             (dir, outcome)
         });

@@ -20,6 +20,8 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,8 @@ const RESERVE: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: PathBuf,
+    /// Something could not be written. Copies share it.
+    doubt: Arc<AtomicBool>,
 }
 
 /// The right to work in a state directory, until it is dropped.
@@ -97,7 +101,7 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let jobs = path.join("jobs");
         DirBuilder::new().recursive(true).mode(0o700).create(&jobs).map_err(Error::io(&jobs))?;
-        Ok(Self { path: path.to_owned() })
+        Ok(Self { path: path.to_owned(), doubt: Arc::default() })
     }
 
     /// Its path.
@@ -156,6 +160,12 @@ impl StateDir {
         Ok(Lock { _file: file })
     }
 
+    /// Something in here could not be written: [`StateDir::check_room`] is to try it. Not every file system that takes
+    /// nothing says so when it is asked.
+    pub fn doubt(&self) {
+        self.doubt.store(true, Ordering::Relaxed);
+    }
+
     /// Sees that a task could be written down here: a job that is taken without that would only fail.
     ///
     /// # Errors
@@ -168,10 +178,29 @@ impl StateDir {
             format!("has less than {} KiB left", LEAST_ROOM >> 10)
         } else if disk.f_files > 0 && disk.f_favail < LEAST_FILES {
             format!("has less than {LEAST_FILES} files left")
+        } else if !self.doubt.load(Ordering::Relaxed) {
+            return Ok(());
+        } else if let Err(error) = self.try_to_write() {
+            format!("takes no file ({error})")
         } else {
+            self.doubt.store(false, Ordering::Relaxed);
             return Ok(());
         };
         Err(Error::NoRoom { path: self.path.clone(), what })
+    }
+
+    /// Costs the disk a write, so it is not done before each task.
+    fn try_to_write(&self) -> io::Result<()> {
+        let path = self.path.join(".room");
+        let written = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"?").and_then(|()| file.sync_all()));
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
     }
 
     /// Where the directory of a task is, or would be.
@@ -191,7 +220,10 @@ impl StateDir {
         if path.exists() {
             return Err(Error::Present { path });
         }
-        DirBuilder::new().mode(0o700).recursive(true).create(&new).map_err(Error::io(&new))?;
+        if let Err(error) = DirBuilder::new().mode(0o700).recursive(true).create(&new) {
+            self.doubt();
+            return Err(Error::Io { path: new, source: error });
+        }
         let unfinished = JobDir { task, path: new.clone() };
         let write = || {
             // First all of it, the spec last, then the disk: who dies meanwhile has lost the task only if it dies in the
@@ -209,6 +241,7 @@ impl StateDir {
             std::fs::rename(&new, &path).map_err(Error::io(&path))
         };
         if let Err(error) = write() {
+            self.doubt();
             // The task is given back as failed; nothing of it is for the next daemon.
             let _ = remove::tree(&new);
             return Err(error);

@@ -266,14 +266,21 @@ impl World {
 
     fn act(&mut self) -> Result<(), Trouble> {
         match self.dice.below(100) {
-            0..=44 => {
+            0..=39 => {
                 self.sample();
+                // On a slow machine most would hit a daemon that has just been started.
+                if self.dice.below(2) == 0 {
+                    let said = self.requests();
+                    let _ = self.forge.wait_for("a word of the daemon", Duration::from_secs(20), |_| {
+                        (self.requests() > said + 2).then_some(())
+                    });
+                }
                 self.runner.kill()?;
                 self.count.daemon_kills += 1;
                 std::thread::sleep(Duration::from_millis(self.dice.below(250)));
                 self.runner.start(&[])?;
             }
-            45..=62 => self.kill_a_job(),
+            40..=62 => self.kill_a_job(),
             63..=93 => self.break_the_network(),
             94..=96 => {
                 self.forge.go_down();
@@ -289,6 +296,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// How often the daemons have said something that matters.
+    fn requests(&self) -> u64 {
+        [Method::FetchTask, Method::UpdateTask, Method::UpdateLog]
+            .into_iter()
+            .map(|method| self.forge.requests(method))
+            .sum()
     }
 
     fn kill_a_job(&mut self) {
