@@ -40,6 +40,8 @@ pub(crate) struct Artifacts {
 struct Store {
     artifacts: Vec<Artifact>,
     blocks: BTreeMap<(i64, String), Vec<u8>>,
+    /// Which artifact of a run a block of this name belonged to.
+    names: BTreeMap<(i64, String), i64>,
 }
 
 impl Artifacts {
@@ -181,6 +183,11 @@ async fn blob(site: &Arc<Site>, request: Request<Incoming>) -> Result<Response<B
     let (comp, block) = (value("comp"), value("blockid"));
     let whole = match comp.as_str() {
         "block" | "appendBlock" if !block.is_empty() => {
+            // Gitea keeps the blocks of a run side by side: two artifacts with one name get each other's.
+            let run = store.artifacts.iter().find(|known| known.id == id).map_or(0, |known| known.run);
+            if *store.names.entry((run, block.clone())).or_insert(id) != id {
+                return Ok(text(StatusCode::CONFLICT, "a block of another artifact has this name"));
+            }
             store.blocks.insert((id, block), body);
             None
         }
