@@ -298,9 +298,9 @@ fn tick(millis: u64) -> String {
     match seconds {
         0 => "0".to_owned(),
         1..60 => format!("{seconds} s"),
-        60..3600 if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        60..3600 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
-        _ if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        _ if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
         _ => format!("{}:{:02} h", seconds / 3600, seconds / 60 % 60),
     }
 }
