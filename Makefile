@@ -126,6 +126,7 @@ bench-archives: ## the figures of static archives alone, beside ar and sha256sum
 	@$(MAKE) --no-print-directory build
 	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
 	@SOWER_CUTS=all cargo test --test archive cuts_of_every_flavour -- --nocapture
+	@SOWER_KILLS=200 cargo test --test archive_mend killed_at_any_moment -- --nocapture
 
 bench-deploy: ## the figures of deployments, on the Kubernetes that `make cluster` has started
 	@python3 benches/deploy.py --sower $(RELEASE) --kubeconfig $(TARGET)/kubernetes/run/kubeconfig --bin $(TARGET)/parts/bin

@@ -169,7 +169,22 @@ fn every_cut_of_an_archive_with_a_wide_symbol_table_is_found() {
         let archive = path.join(&name);
         let whole = check(&archive).unwrap();
         assert!(whole.sound && whole.symbols == 2, "{whole:?}");
+        let bytes = fs::read(&archive).unwrap();
         assert_eq!(cuts_not_found(&archive, path), [8], "{format}");
+        // GHC takes `/SYM64/` for a long name, and says no position behind it.
+        for (cut, position) in [(80, Some(68)), (200, None), (whole.size - 10, None)] {
+            truncate(&archive, cut);
+            let report = check(&archive).unwrap();
+            if format == "gnu" {
+                assert_eq!(readers::ghc_position(&report), position, "cut at {cut}");
+                let ghc = readers::verdicts(&report).remove(0);
+                let refuses = ghc.how.contains("Invalid extended filename reference");
+                assert!(ghc.fails && refuses == position.is_none(), "{ghc:?}");
+            } else {
+                assert!(readers::ghc_position(&report).is_some(), "cut at {cut}");
+            }
+            fs::write(&archive, &bytes).unwrap();
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sower::archive::check;
 use sower_test_support::Sshd;
@@ -232,27 +232,40 @@ fn what_is_left_is_taken_by_both_kinds_of_reader() {
     tool("llvm-nm", &["bsd.a"], path);
 }
 
+/// At some moments here, at as many as SOWER_KILLS says in `make bench-archives`.
 #[test]
 fn killed_at_any_moment_there_is_the_old_file_or_the_new_one() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     let (archive, whole) = large(path);
     let bytes = fs::read(&whole).unwrap();
-    for round in 0..24_u64 {
+    let rounds: u64 = std::env::var("SOWER_KILLS").map_or(24, |rounds| rounds.parse().unwrap());
+    let begin = || {
         fs::copy(&whole, path.join("again")).unwrap();
         cut(&path.join("again"), 4_300_000);
         fs::rename(path.join("again"), &archive).unwrap();
-        let mut child = command(path, &["patch", "lib.a", "--from", "whole.a"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_micros(round * round * 400));
+        let mut patch = command(path, &["patch", "lib.a", "--from", "whole.a"]);
+        patch.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    // How long a mend takes here, so that the moments lie all over it.
+    let began = Instant::now();
+    assert!(begin().wait().unwrap().success());
+    let span = began.elapsed().as_nanos() as u64;
+    let (mut state, mut old) = (0x5eed_u64, 0);
+    for round in 0..rounds {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut child = begin();
+        std::thread::sleep(Duration::from_nanos((state >> 11) % span));
         child.kill().unwrap();
         child.wait().unwrap();
         let now = fs::read(&archive).unwrap();
+        old += u64::from(now != bytes);
         assert!(now == bytes || now == bytes[..4_300_000], "round {round}: {} bytes", now.len());
     }
+    println!(
+        "killed at {rounds} moments of a mend: {old} times the old file, {} times the new one",
+        rounds - old
+    );
     assert_eq!(sower(path, &["patch", "lib.a", "--from", "whole.a"]).0, 0);
     assert_eq!(fs::read(&archive).unwrap(), bytes);
 }
@@ -355,6 +368,11 @@ fn nix_knows_better_than_the_file() {
     // What a closure remembers of a structure says nothing of the bodies.
     assert_eq!(nix.sower(&["check", "--closure", &good]).0, 0);
     assert_eq!(nix.sower(&["check", "--hash", "--closure", &good]).0, 1);
+    // A reader that went away changes no verdict.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut unread = command(path, &["check", stored.to_str().unwrap()]);
+    assert_eq!(unread.envs(nix.environment()).stdout(writer).status().unwrap().code(), Some(1));
     // Where the damage is nobody knows: the hash proves a copy, and refuses another.
     let mut other = fs::read(&whole).unwrap();
     other[3_000_000] ^= 1;
@@ -366,6 +384,14 @@ fn nix_knows_better_than_the_file() {
     assert_eq!(nix.sower(&["check", "--hash", "--closure", &good]).0, 0);
     let (_, stdout, _) = nix.sower(&["patch", stored.to_str().unwrap(), "--from", "whole.a"]);
     assert!(stdout.contains("nothing to mend"), "{stdout}");
+    // A check that repairs takes the same sources.
+    damage(&stored, |bytes| bytes[2_500_000] ^= 1);
+    let repair = |from: &str| nix.sower(&["check", "--repair", "--from", from, stored.to_str().unwrap()]);
+    let (code, _, stderr) = repair("other.a");
+    assert!(code == 1 && stderr.contains("would not be what Nix's book says"), "{stderr}");
+    let (code, stdout, stderr) = repair("whole.a");
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!(fs::read(&stored).unwrap(), fs::read(&whole).unwrap());
 
     // Cut: size and structure both say so. The NAR of a binary cache mends it, and Nix's own check agrees.
     let twin = path.join("store/.links").join("0".repeat(52));
@@ -383,7 +409,7 @@ fn nix_knows_better_than_the_file() {
     assert_eq!((meta.mode() & 0o7777, meta.nlink()), (0o444, 1));
 
     // The same cache over HTTP, its NARs compressed otherwise.
-    for compression in ["zstd", "none", "gzip"] {
+    for compression in ["zstd", "none", "gzip", "bzip2"] {
         let name = format!("cache-{compression}");
         nix.nix(
             "nix",
@@ -400,6 +426,17 @@ fn nix_knows_better_than_the_file() {
         assert_eq!(code, 0, "{compression}: {stdout}{stderr}");
         nix.nix("nix", &["store", "verify", "--no-trust", &good]);
     }
+    // A narinfo that names no compression means bzip2.
+    let infos = fs::read_dir(path.join("cache-bzip2")).unwrap().flatten().map(|entry| entry.path());
+    let info = infos.into_iter().find(|path| path.extension().is_some_and(|end| end == "narinfo")).unwrap();
+    let text = fs::read_to_string(&info).unwrap();
+    assert!(text.contains("\nCompression: bzip2\n"), "{text}");
+    fs::write(&info, text.replace("Compression: bzip2\n", "")).unwrap();
+    damage(&stored, |bytes| bytes.truncate(1_000_000));
+    let cache = path.join("cache-bzip2").display().to_string();
+    let (code, stdout, stderr) = nix.sower(&["patch", stored.to_str().unwrap(), "--from", &cache]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!(fs::read(&stored).unwrap(), fs::read(&whole).unwrap());
 
     // Another archive with the same beginning: structure is well, Nix's hash is not.
     damage(&stored, |bytes| bytes.truncate(4_300_000));

@@ -99,6 +99,9 @@ pub struct Report {
     pub members: u64,
     /// Symbols that the table claims.
     pub symbols: u64,
+    /// Where the header of a `/SYM64/` is, which not every reader knows.
+    #[serde(skip)]
+    pub wide_table: Option<u64>,
     /// What is wrong, in the order of the file.
     pub faults: Vec<Fault>,
     /// Faults that are not listed for their number.
@@ -204,6 +207,7 @@ impl<'a> Walk<'a> {
                 thin: false,
                 members: 0,
                 symbols: 0,
+                wide_table: None,
                 faults: Vec::new(),
                 more_faults: 0,
                 lost: None,
@@ -372,7 +376,10 @@ impl<'a> Walk<'a> {
                 Some(Table::Coff)
             }
             b"/" => Some(Table::SystemV(4)),
-            b"/SYM64/" => Some(Table::SystemV(8)),
+            b"/SYM64/" => {
+                self.report.wide_table.get_or_insert(content - HEADER);
+                Some(Table::SystemV(8))
+            }
             b"//" => {
                 if self.report.kind == Kind::Plain {
                     self.report.kind = Kind::Gnu;

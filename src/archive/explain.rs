@@ -28,6 +28,19 @@ pub struct Culprit {
     pub report: Report,
 }
 
+impl Culprit {
+    /// The member in words.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        match self.member.as_deref() {
+            Some("/" | "/SYM64/") => "the symbol table",
+            Some("//") => "the table of long names",
+            Some(name) => name,
+            None => "no member",
+        }
+    }
+}
+
 /// Reads the position out of a line of a build's log, if it is GHC's message.
 #[must_use]
 pub fn position_in(line: &str) -> Option<u64> {

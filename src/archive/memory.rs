@@ -200,6 +200,7 @@ impl Sound {
             thin: self.thin,
             members: self.members,
             symbols: self.symbols,
+            wide_table: None,
             faults: Vec::new(),
             more_faults: 0,
             lost: None,

@@ -492,6 +492,13 @@ impl Job<'_> {
                 "{source}: with it the archive would not be sound: {wrong}"
             )));
         }
+        if self.before.sound
+            && nar::file_hash(self.old).ok() == nar::file_hash(&check::open(&replacement.path())?).ok()
+        {
+            return Err(Refused::Because(format!(
+                "{source}: it has the very bytes that are there: the damage is elsewhere in the store path"
+            )));
+        }
         let mut notices = Vec::new();
         let (salvaged, losses) = match made {
             Made::Whole => (false, None),

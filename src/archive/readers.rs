@@ -40,6 +40,10 @@ const BY_SYMBOL: &str = "ld, gold, lld up to 14";
 const MOLD: &str = "mold";
 const STRICT: &str = "lld from 15 on, llvm-ar";
 
+/// What GHC says of a `/SYM64/`, also in a whole archive.
+const NO_WIDE_TABLE: &str =
+    "refuses every archive with a /SYM64/ table, whole or not: `Invalid extended filename reference`";
+
 use Outcome::{Depends, Fails, Takes};
 
 /// Verdicts are collected in the order of the readers.
@@ -59,7 +63,7 @@ impl Verdicts {
 #[must_use]
 pub fn ghc_position(report: &Report) -> Option<u64> {
     let fault = report.break_point()?;
-    if report.thin {
+    if report.thin || stops_at_wide_table(report, fault) {
         return None;
     }
     match fault.what {
@@ -71,6 +75,15 @@ pub fn ghc_position(report: &Report) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// Whether GHC comes to the end of a `/SYM64/` before it comes to the fault: it takes that for a long name, and gives up.
+fn stops_at_wide_table(report: &Report, fault: &Fault) -> bool {
+    let at = match (&fault.member, &fault.what) {
+        (Some(member), _) => member.header,
+        (None, _) => fault.position,
+    };
+    report.wide_table.is_some_and(|table| table < at)
 }
 
 /// What the known readers make of the archive; empty where it is sound.
@@ -184,6 +197,10 @@ fn ghc(report: &Report, fault: &Fault, verdicts: &mut Verdicts) {
         verdicts.say(GHC, Fails, runs_into(8, "Invalid magic number \"!<thin>"));
         return;
     }
+    if stops_at_wide_table(report, fault) {
+        verdicts.say(GHC, Fails, NO_WIDE_TABLE);
+        return;
+    }
     if let Some(position) = ghc_position(report) {
         verdicts.say(GHC, Fails, runs_into(position, "not enough bytes"));
         return;
@@ -276,6 +293,12 @@ fn walkable(report: &Report, verdicts: &mut Verdicts) {
             }
             _ => {}
         }
+    }
+    // It gives up on them whatever else is wrong.
+    if report.wide_table.is_some() && !report.thin {
+        verdicts.0.retain(|verdict| verdict.reader != GHC);
+        verdicts.say(GHC, Fails, NO_WIDE_TABLE);
+        verdicts.0.rotate_right(1);
     }
     // The same fault in many members is told once; of two words about one reader the worse comes first.
     let mut said = Vec::new();

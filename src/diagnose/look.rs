@@ -121,13 +121,21 @@ fn archives(found: &mut Diagnosis, rows: &str, places: &Places<'_>) {
     if position.is_some() {
         walk.below(&store_directory());
     }
-    let cut: Vec<PathBuf> = match position {
+    // Path, and what is said of it.
+    let cut: Vec<(PathBuf, String)> = match position {
         Some(position) => {
             let likely: Vec<PathBuf> =
                 walk.found.iter().filter(|path| may_break_at(path, position)).take(20).cloned().collect();
             explain::position(&likely, position, &mut |_| {})
                 .into_iter()
-                .map(|culprit| culprit.path)
+                .map(|culprit| {
+                    let path = culprit.path.display();
+                    let said = match &culprit.member {
+                        Some(_) => format!("{path} (in {})", culprit.place()),
+                        None => path.to_string(),
+                    };
+                    (culprit.path, said)
+                })
                 .collect()
         }
         None => walk
@@ -136,7 +144,7 @@ fn archives(found: &mut Diagnosis, rows: &str, places: &Places<'_>) {
             .take_while(|_| walk.began.elapsed() < TIME)
             .filter(|path| check(path).is_ok_and(|report| report.break_point().is_some()))
             .take(3)
-            .cloned()
+            .map(|path| (path.clone(), path.display().to_string()))
             .collect(),
     };
     if cut.is_empty() {
@@ -149,11 +157,11 @@ fn archives(found: &mut Diagnosis, rows: &str, places: &Places<'_>) {
         }
         return;
     }
-    let names: Vec<String> = cut.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<&str> = cut.iter().map(|(_, said)| said.as_str()).collect();
     found.cause = format!("{}: {}", found.cause, names.join(", "));
     found.advice = format!(
         "See it with `sower archive check {0}`, mend it with `sower archive patch {0}`, or have it built again",
-        names[0]
+        cut[0].0.display()
     );
 }
 
@@ -229,7 +237,10 @@ mod tests {
         let rows = "ghc: panic!\n\tData.Binary.Get.runGet at position 68: not enough bytes\n";
         let mut found = Diagnosis { cause: "cut".into(), advice: String::new(), about: About::Archive };
         look(&mut found, rows, &places);
-        assert!(found.cause.ends_with("/cut.a") && found.advice.contains("archive patch"), "{found}");
+        assert!(
+            found.cause.ends_with("/cut.a (in a.o)") && found.advice.contains("archive patch"),
+            "{found}"
+        );
         let mut found = Diagnosis { cause: "cut".into(), advice: String::new(), about: About::Archive };
         look(&mut found, &rows.replace("68", "99999999999999"), &places);
         assert!(found.cause.contains("No archive was found here"), "{found}");

@@ -118,6 +118,8 @@ fn decoder(compression: &str, reader: Box<dyn Read>) -> Result<Box<dyn Read>, St
         "none" => reader,
         "xz" => Box::new(lzma_rust2::XzReader::new_mem_limit(BufReader::new(reader), true, XZ_MEMORY)),
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+        // Its blocks have at most 900 kB: the decoder has under 4 MB of them, whatever is in the stream.
+        "bzip2" => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
         "zstd" => {
             let mut decoder = zstd::Decoder::new(reader).map_err(|error| error.to_string())?;
             decoder.window_log_max(ZSTD_WINDOW).map_err(|error| error.to_string())?;

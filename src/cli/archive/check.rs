@@ -13,6 +13,7 @@ use crate::archive::check::{CheckError, Report};
 use crate::archive::donor::Source;
 use crate::archive::memory::Memory;
 use crate::archive::mend::{Options, mend};
+use crate::archive::nar::Sum;
 use crate::archive::nix::{self, closure, joins::Joins};
 use crate::archive::store::{self, View};
 use crate::archive::survey::{self, Answer, Request};
@@ -59,6 +60,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SOURCE", requires = "repair")]
     from: Vec<String>,
 }
+
+/// Reasons that are told of why a store path could not be mended.
+const REASONS_AT_MOST: usize = 8;
 
 /// What came of all that was asked.
 #[derive(Debug, Default)]
@@ -185,7 +189,7 @@ fn take(
                 }
                 if report.sound {
                     tally.sound += 1;
-                } else if args.repair && repair(&path, sources, args.json) {
+                } else if args.repair && repair(&path, sources, args.json)? {
                     tally.mended += 1;
                 } else {
                     tally.not_sound += 1;
@@ -219,14 +223,9 @@ fn store_path(mut view: View, args: &Args, sources: &[Source], tally: &mut Tally
         && let Ok(again) = store::compare(&view.store_path, &known, true)
     {
         view = again;
-        if !view.agrees && args.repair && sources.contains(&Source::Nix) {
-            match nix::repair(&view.store_path) {
-                Ok(()) => {
-                    view = store::compare(&view.store_path, &known, true).unwrap_or(view);
-                    tally.mended += u64::from(view.agrees);
-                }
-                Err(why) => eprintln!("sower: {why}"),
-            }
+        if !view.agrees && args.repair {
+            view = repair_store_path(view, &known, sources);
+            tally.mended += u64::from(view.agrees);
         }
     }
     if view.agrees && args.quiet {
@@ -284,20 +283,54 @@ fn json(report: &Report) -> Result<String, Failure> {
 }
 
 /// Mends and says so on stderr (stdout may be read by a program); whether the archive is sound now.
-fn repair(path: &Path, sources: &[Source], json: bool) -> bool {
+fn repair(path: &Path, sources: &[Source], json: bool) -> Result<bool, Failure> {
     match mend(path, sources, &Options::default(), &mut |notice| eprintln!("{notice}")) {
         Ok(mended) => {
             let text = tell(&mended);
             if json {
-                eprintln!("{text}")
+                eprintln!("{text}");
             } else {
-                println!("{text}")
+                say(&text)?;
             }
-            true
+            Ok(true)
         }
         Err(error) => {
             eprintln!("sower: {error}");
-            false
+            Ok(false)
         }
     }
+}
+
+/// Mends a store path of which no archive looks damaged: by Nix, or by copies of its archives, each proven by the hash.
+fn repair_store_path(mut view: View, known: &Sum, sources: &[Source]) -> View {
+    let path = view.store_path.clone();
+    let archives = if path.is_dir() { find::archives_below(&path).archives } else { vec![path.clone()] };
+    let mut reasons = Vec::new();
+    for source in sources {
+        let places = if *source == Source::Nix { std::slice::from_ref(&path) } else { archives.as_slice() };
+        for place in places {
+            let mended = match source {
+                Source::Nix => nix::repair(place),
+                other => mend(place, std::slice::from_ref(other), &Options::default(), &mut |notice| {
+                    eprintln!("{notice}");
+                })
+                .map(|mended| eprintln!("{}", tell(&mended)))
+                .map_err(|error| error.to_string()),
+            };
+            match mended {
+                Ok(()) => view = store::compare(&path, known, true).unwrap_or(view),
+                Err(why) => reasons.push(why),
+            }
+            if view.agrees {
+                return view;
+            }
+        }
+    }
+    for why in reasons.iter().take(REASONS_AT_MOST) {
+        eprintln!("sower: {why}");
+    }
+    if let Some(more) = reasons.len().checked_sub(REASONS_AT_MOST).filter(|more| *more > 0) {
+        eprintln!("sower: and {more} more like these");
+    }
+    view
 }

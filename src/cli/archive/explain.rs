@@ -65,12 +65,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             say(&serde_json::to_string(culprit).map_err(Failure::not_well)?)?;
             continue;
         }
-        let member = match culprit.member.as_deref() {
-            Some("/" | "/SYM64/") => "the symbol table",
-            Some("//") => "the table of long names",
-            Some(name) => name,
-            None => "no member",
-        };
+        let member = culprit.place();
         let verdict = if culprit.exact {
             format!("position {} is {member} of {}", words::grouped(wanted), culprit.path.display())
         } else {

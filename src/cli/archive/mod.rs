@@ -33,10 +33,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
 }
 
-/// Prints a line; a reader that went away (`| head`) ends the program quietly.
+/// Prints a line. Where the reader went away (`| head`) nothing is said, and the exit code still tells the verdict.
 fn say(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Failure::not_well),
     }
 }
