@@ -206,8 +206,7 @@ fn deflate(plain: &[u8], dictionary: &[u8]) -> io::Result<Vec<u8>> {
         let all_in = compress.total_in() == plain.len() as u64;
         // Room left over means that the flush is complete.
         if all_in && packed.len() < packed.capacity() {
-            // Several wait to be sent; the room that was not needed need not wait with them.
-            return Ok(packed.as_slice().to_vec());
+            return Ok(packed);
         }
         if packed.len() == before && packed.len() < packed.capacity() {
             return Err(io::Error::other("the compressor makes no progress"));
