@@ -1,13 +1,18 @@
-//! What was learned from earlier pushes, one small file each.
+//! What was learned from earlier pushes.
 //!
-//! - `layers`: what a plain layer became when it was compressed: diffID to digest and size. With it an unchanged layer is
+//! In one file, `facts`:
+//!
+//! - `layer`: what a plain layer became when it was compressed: diffID to digest and size. With it an unchanged layer is
 //!   neither compressed nor sent again: a look at the registry is enough.
-//! - `parts`: the content of a group of store paths to its diffID: the group is found by reading the layer that it is a
+//! - `part`: the content of a group of store paths to its diffID: the group is found by reading the layer that it is a
 //!   part of, and need not be put together to be known.
-//! - `sources`: a file, by its inode, length and times, to the image it became, so that a push again opens no archive.
-//! - `places`: digest to repositories that have it, from which other repositories of the registry can mount it.
+//! - `place`: digest to repositories that have it, from which other repositories of the registry can mount it.
+//! - `repositories`: those that were pushed to.
 //!
-//! A file that cannot be read counts as absent; a cache that cannot be written costs only time.
+//! And in `sources`, one file each: a source, by its inode, length and times, to the image it became, so that a push
+//! again opens no archive.
+//!
+//! What cannot be read counts as absent; a cache that cannot be written costs only time.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,14 +21,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
+use super::facts::Facts;
 use super::layer::Packed;
 use super::report::Layer as LayerReport;
 use super::{Digest, Repository};
 
 /// The cache directory, or none where no place for it is known.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Cache {
     directory: Option<PathBuf>,
+    facts: Option<Facts>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -45,10 +52,14 @@ pub struct Remembered {
     pub layers: Vec<LayerReport>,
 }
 
-/// The longest entry that is read, in bytes. An image of 100 layers takes about 60 KB.
-const MAX_ENTRY: u64 = 8 << 20;
-/// Above this number the oldest half of a kind's entries goes.
-const MAX_ENTRIES: usize = 4000;
+/// The longest source that is read, in bytes. An image of 100 layers takes about 60 KB, and a fifth of it on disk.
+const MAX_SOURCE: u64 = 8 << 20;
+/// A source's zstd window is no longer than the source.
+const MAX_WINDOW_LOG: u32 = 23;
+/// zstd's own default.
+const LEVEL: i32 = 3;
+/// Above this number the older half of the sources goes.
+const MAX_SOURCES: usize = 400;
 /// Repositories that are remembered for a blob.
 const MAX_PLACES: usize = 4;
 /// A file that changed so shortly before may change again without its times showing it.
@@ -62,102 +73,67 @@ impl Cache {
         let directory = set("SOWER_CACHE_DIR")
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| dir.join("sower")))
             .or_else(|| set("HOME").map(|dir| dir.join(".cache/sower")));
-        Self { directory }
+        Self::at(directory)
     }
 
     /// A cache that forgets.
     #[must_use]
     pub fn none() -> Self {
-        Self { directory: None }
+        Self::at(None)
+    }
+
+    fn at(directory: Option<PathBuf>) -> Self {
+        let facts = directory.as_ref().map(|directory| Facts::at(directory.join("facts")));
+        Self { directory, facts }
     }
 
     /// What the layer with this diffID was compressed to, by this scheme (see [`super::compress::Method::scheme`]).
     #[must_use]
     pub fn get(&self, diff_id: &Digest, scheme: &str) -> Option<Packed> {
-        let entry: Entry = self.read("layers", &format!("{}.{scheme}", diff_id.hex()))?;
+        let entry: Entry = self.fact(&format!("layer {} {scheme}", diff_id.hex()))?;
         Some(Packed { digest: entry.digest, size: entry.size })
     }
 
-    /// Remembers it. Two pushes at once are no matter: each file is put in place whole.
+    /// Remembers it.
     pub fn put(&self, diff_id: &Digest, scheme: &str, packed: &Packed) {
         let entry = Entry { digest: packed.digest.clone(), size: packed.size };
-        self.write("layers", &format!("{}.{scheme}", diff_id.hex()), &entry);
+        self.note(&format!("layer {} {scheme}", diff_id.hex()), &entry);
     }
 
     /// The diffID of a group of store paths with this content (see [`super::relayer::Part::content`]).
     #[must_use]
     pub fn part(&self, content: &Digest) -> Option<Digest> {
-        self.read("parts", content.hex())
+        self.fact(&format!("part {}", content.hex()))
     }
 
     /// Remembers it.
     pub fn put_part(&self, content: &Digest, diff_id: &Digest) {
-        self.write("parts", content.hex(), diff_id);
+        self.note(&format!("part {}", content.hex()), diff_id);
     }
 
     /// What a source became.
     #[must_use]
     pub fn source(&self, key: &Digest) -> Option<Remembered> {
-        self.read("sources", key.hex())
-    }
-
-    /// Remembers it.
-    pub fn put_source(&self, key: &Digest, remembered: &Remembered) {
-        self.write("sources", key.hex(), remembered);
-    }
-
-    /// Other repositories of the same registry that have a blob.
-    #[must_use]
-    pub fn places(&self, digest: &Digest, repository: &Repository) -> Vec<String> {
-        let all: Vec<(String, String)> = self.read("places", digest.hex()).unwrap_or_default();
-        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
-        all.into_iter().filter(here).map(|(_, name)| name).collect()
-    }
-
-    /// Remembers that a repository has a blob.
-    pub fn put_place(&self, digest: &Digest, repository: &Repository) {
-        let mut all: Vec<(String, String)> = self.read("places", digest.hex()).unwrap_or_default();
-        let this = (repository.host.clone(), repository.name.clone());
-        if !all.contains(&this) {
-            all.insert(0, this);
-            all.truncate(MAX_PLACES);
-            self.write("places", digest.hex(), &all);
-        }
-    }
-
-    /// Repositories of the same registry from which blobs may be mounted.
-    #[must_use]
-    pub fn repositories(&self, repository: &Repository) -> Vec<String> {
-        let all: Vec<(String, String)> = self.read("places", "repositories").unwrap_or_default();
-        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
-        all.into_iter().filter(here).map(|(_, name)| name).take(MAX_PLACES).collect()
-    }
-
-    /// Remembers that a repository was pushed to.
-    pub fn put_repository(&self, repository: &Repository) {
-        let mut all: Vec<(String, String)> = self.read("places", "repositories").unwrap_or_default();
-        let this = (repository.host.clone(), repository.name.clone());
-        if !all.contains(&this) {
-            all.insert(0, this);
-            all.truncate(4 * MAX_PLACES);
-            self.write("places", "repositories", &all);
-        }
-    }
-
-    fn read<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Option<T> {
-        let file = std::fs::File::open(self.directory.as_ref()?.join(kind).join(name)).ok()?;
+        let file = std::fs::File::open(self.directory.as_ref()?.join("sources").join(key.hex())).ok()?;
+        let mut file = zstd::stream::read::Decoder::new(file).ok()?;
+        file.window_log_max(MAX_WINDOW_LOG).ok()?;
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_ENTRY), &mut bytes).ok()?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_SOURCE), &mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    fn write(&self, kind: &str, name: &str, value: &impl serde::Serialize) {
-        let Some(directory) = self.directory.as_ref().map(|directory| directory.join(kind)) else { return };
+    /// Remembers it. Two pushes at once are no matter: the file is put in place whole.
+    pub fn put_source(&self, key: &Digest, remembered: &Remembered) {
+        let Some(directory) = self.directory.as_ref().map(|directory| directory.join("sources")) else {
+            return;
+        };
         let written = (|| {
             std::fs::create_dir_all(&directory)?;
             let mut file = tempfile::NamedTempFile::new_in(&directory)?;
-            file.write_all(&serde_json::to_vec(value)?)?;
-            file.persist(directory.join(name))?;
+            // The same digests stand in it several times.
+            file.write_all(&zstd::bulk::compress(&serde_json::to_vec(remembered)?, LEVEL)?)?;
+            file.persist(directory.join(key.hex()))?;
+            trim(&directory);
             Ok::<(), std::io::Error>(())
         })();
         if let Err(error) = written {
@@ -165,22 +141,68 @@ impl Cache {
         }
     }
 
-    /// Forgets the older half of what there is too much of.
-    pub fn trim(&self) {
-        let Some(directory) = &self.directory else { return };
-        for kind in ["layers", "parts", "sources", "places"] {
-            let Ok(entries) = std::fs::read_dir(directory.join(kind)) else { continue };
-            let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            if entries.len() <= MAX_ENTRIES {
-                continue;
-            }
-            let age = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-            entries.sort_by_cached_key(age);
-            for path in &entries[..entries.len() / 2] {
-                // Another push may be at it, too.
-                let _ = std::fs::remove_file(path);
-            }
+    /// Other repositories of the same registry that have a blob.
+    #[must_use]
+    pub fn places(&self, digest: &Digest, repository: &Repository) -> Vec<String> {
+        let all: Vec<(String, String)> = self.fact(&format!("place {}", digest.hex())).unwrap_or_default();
+        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
+        all.into_iter().filter(here).map(|(_, name)| name).collect()
+    }
+
+    /// Remembers that a repository has a blob.
+    pub fn put_place(&self, digest: &Digest, repository: &Repository) {
+        let mut all: Vec<(String, String)> =
+            self.fact(&format!("place {}", digest.hex())).unwrap_or_default();
+        let this = (repository.host.clone(), repository.name.clone());
+        if !all.contains(&this) {
+            all.insert(0, this);
+            all.truncate(MAX_PLACES);
+            self.note(&format!("place {}", digest.hex()), &all);
         }
+    }
+
+    /// Repositories of the same registry from which blobs may be mounted.
+    #[must_use]
+    pub fn repositories(&self, repository: &Repository) -> Vec<String> {
+        let all: Vec<(String, String)> = self.fact("repositories").unwrap_or_default();
+        let here = |(host, name): &(String, String)| *host == repository.host && *name != repository.name;
+        all.into_iter().filter(here).map(|(_, name)| name).take(MAX_PLACES).collect()
+    }
+
+    /// Remembers that a repository was pushed to.
+    pub fn put_repository(&self, repository: &Repository) {
+        let mut all: Vec<(String, String)> = self.fact("repositories").unwrap_or_default();
+        let this = (repository.host.clone(), repository.name.clone());
+        if !all.contains(&this) {
+            all.insert(0, this);
+            all.truncate(4 * MAX_PLACES);
+            self.note("repositories", &all);
+        }
+    }
+
+    fn fact<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.facts.as_ref()?.get(key)
+    }
+
+    fn note(&self, key: &str, value: &impl serde::Serialize) {
+        if let Some(facts) = &self.facts {
+            facts.put(key, value);
+        }
+    }
+}
+
+/// Forgets the older half of the sources where there are too many.
+fn trim(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    if entries.len() <= MAX_SOURCES {
+        return;
+    }
+    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    entries.sort_by_cached_key(age);
+    for path in &entries[..entries.len() / 2] {
+        // Another push may be at it, too.
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -216,21 +238,44 @@ mod tests {
     #[test]
     fn what_was_put_is_got_and_garbage_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(directory.path().to_owned()) };
+        let cache = Cache::at(Some(directory.path().to_owned()));
         let diff_id = Digest::of(b"plain");
         let packed = Packed { digest: Digest::of(b"packed"), size: 7 };
         assert_eq!(cache.get(&diff_id, "s"), None);
         cache.put(&diff_id, "s", &packed);
         assert_eq!(cache.get(&diff_id, "s"), Some(packed));
         assert_eq!(cache.get(&diff_id, "t"), None);
-        std::fs::write(directory.path().join("layers").join(format!("{}.s", diff_id.hex())), "{").unwrap();
-        assert_eq!(cache.get(&diff_id, "s"), None);
+        drop(cache);
+        assert_eq!(Cache::at(Some(directory.path().to_owned())).get(&diff_id, "s").unwrap().size, 7);
+        std::fs::write(directory.path().join("facts"), format!("layer {} s\t{{", diff_id.hex())).unwrap();
+        assert_eq!(Cache::at(Some(directory.path().to_owned())).get(&diff_id, "s"), None);
+    }
+
+    #[test]
+    fn a_source_is_known_by_its_key_until_there_are_too_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::at(Some(directory.path().to_owned()));
+        let remembered = Remembered {
+            config: "{}".to_owned(),
+            manifest: "m".repeat(5000),
+            media_type: "t".to_owned(),
+            layers: Vec::new(),
+        };
+        for at in 0..=MAX_SOURCES {
+            cache.put_source(&Digest::of(&at.to_le_bytes()), &remembered);
+        }
+        let last = Digest::of(&MAX_SOURCES.to_le_bytes());
+        let sources = directory.path().join("sources");
+        assert!(std::fs::read_dir(&sources).unwrap().count() <= MAX_SOURCES);
+        assert_eq!(cache.source(&last).unwrap().manifest, remembered.manifest);
+        std::fs::write(sources.join(last.hex()), "noise").unwrap();
+        assert!(cache.source(&last).is_none());
     }
 
     #[test]
     fn a_blob_is_mounted_from_other_repositories_of_its_registry_only() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(directory.path().to_owned()) };
+        let cache = Cache::at(Some(directory.path().to_owned()));
         let blob = Digest::of(b"x");
         let at = |host: &str, name: &str| Repository { host: host.to_owned(), name: name.to_owned() };
         for (host, name) in [("a", "one"), ("a", "two"), ("b", "one")] {

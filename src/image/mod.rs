@@ -12,6 +12,7 @@ pub mod compress;
 pub mod digest;
 pub mod doctor;
 pub mod error;
+mod facts;
 pub mod inspect;
 pub mod layer;
 pub mod node;

@@ -426,7 +426,6 @@ impl Push<'_> {
             }
             if uploaded > 0 {
                 self.cache.put_repository(self.registry.repository());
-                self.cache.trim();
             }
         }
         Ok(self.report(&manifest, size, uploaded, layers, began))

@@ -207,6 +207,16 @@ fn a_split_image_is_the_same_to_a_container_and_the_next_push_moves_little() {
     assert!(push["uploaded"].as_u64().unwrap() * 5 < push["size"].as_u64().unwrap(), "{push}");
     assert_eq!(unpacked(&pulled(&to).1), unpacked(&next.layers));
 
+    // What was learned of all these layers is in one small file, and no file is written per layer.
+    let cached = |folder: &str| -> Vec<u64> {
+        let folder = std::fs::read_dir(sower.path(folder)).into_iter().flatten().flatten();
+        folder.map(|entry| entry.metadata().unwrap()).filter(|file| file.is_file()).map(|f| f.len()).collect()
+    };
+    let (facts, sources) = (cached("cache"), cached("cache/sources"));
+    assert_eq!(facts.len(), 1);
+    assert!(facts[0] < 600 * 2 * layers.len() as u64, "{facts:?} for {} layers", layers.len());
+    assert!(sources.len() <= 2 && sources.iter().sum::<u64>() < 300 * 2 * layers.len() as u64, "{sources:?}");
+
     // What is in a layer can be seen afterwards, in the source and in the registry.
     let there = sower.image(&["inspect", &to, "--plain-http", "--json"]).well().json();
     let here = sower.image(&["inspect", "two.tar", &to, "--plain-http", "--json"]).well().json();

@@ -5,7 +5,7 @@
 //! hashed on the way, so that what is unchanged since an earlier push is known by what it is, not by its name.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::ops::Range;
 
 use indexmap::IndexSet;
@@ -16,8 +16,6 @@ use crate::image::digest::Hasher;
 
 /// More pieces than this and a layer is left as it is; a real one has a few thousand.
 const MAX_PIECES: usize = 65_536;
-/// Bytes read at once.
-const BUFFER: usize = 64 * 1024;
 
 /// A layer taken apart.
 #[derive(Debug, Clone)]
@@ -69,16 +67,15 @@ pub(super) type Obstacle = String;
 
 impl Anatomy {
     /// Walks a layer. `Ok(Err(_))` says why it stays as it is.
-    pub(super) fn read<T: Tape>(tape: &mut T) -> Result<Result<Self, Obstacle>, Fault> {
+    pub(super) fn read<T: Tape + BufRead>(tape: &mut T) -> Result<Result<Self, Obstacle>, Fault> {
         let mut scan = Scan::default();
         let mut walker = Walker::new(tape);
-        let mut buffer = vec![0; BUFFER];
         while let Some(entry) = walker.next()? {
             match scan.entry(&entry, walker.headers()) {
                 Err(why) => return Ok(Err(why)),
                 // The directories that every part repeats.
                 Ok(None) => {}
-                Ok(Some(at)) => walker.pass(&mut buffer, |bytes| scan.units[at].content.update(bytes))?,
+                Ok(Some(at)) => walker.pass(|bytes| scan.units[at].content.update(bytes))?,
             }
         }
         Ok(scan.finish())

@@ -6,21 +6,24 @@
 //! What can be read only once, a script's output or standard input, is in [`super::stream`].
 
 mod anatomy;
+mod beside;
 mod docker;
 mod oci;
+mod pieces;
 mod tape;
 mod unpack;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Take};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::beside::hashed_beside;
+use self::pieces::{Exact, Pieces, Reel};
 use self::tape::{Fault, FileTape, Index, Place, StreamTape};
 use self::unpack::{Decoder, Packed};
-use super::digest::Hasher;
 use super::relayer::Part;
 use super::{Digest, Error};
 
@@ -251,7 +254,7 @@ impl Image {
             _ if self.source.is_read() => return Ok(Err("it can be read only once".to_owned())),
             _ => {
                 let path = &self.source.path;
-                let mut bytes = io::BufReader::with_capacity(128 * 1024, self.source.read(location)?);
+                let mut bytes = self.source.read(location)?;
                 Tarball::read(&mut bytes).map_err(|fault| explain(path, fault, "layer's tar"))?
             }
         };
@@ -457,7 +460,7 @@ impl Source {
                     }
                     _ => Reel::File(File::open(file).map_err(failed)?),
                 };
-                let pieces = Pieces { reel, base, ranges: Arc::clone(ranges), next: 0, left: 0 };
+                let pieces = Pieces::new(reel, base, Arc::clone(ranges));
                 let before = io::Cursor::new(Arc::clone(before));
                 Ok(Box::new(before.chain(pieces).chain(&END_MARK[..])))
             }
@@ -550,49 +553,6 @@ fn read_packed(
     Ok(index)
 }
 
-/// Lets `look` read `bytes` and hashes all of them on another thread.
-fn hashed_beside<T>(bytes: &mut dyn Read, look: impl FnOnce(&mut dyn Read) -> T) -> io::Result<(T, Digest)> {
-    struct Tee<'a> {
-        inner: &'a mut dyn Read,
-        hasher: std::sync::mpsc::SyncSender<Vec<u8>>,
-        batch: Vec<u8>,
-    }
-    const BATCH: usize = 128 * 1024;
-    impl Tee<'_> {
-        fn flush(&mut self) {
-            let _ = self.hasher.send(std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH)));
-        }
-    }
-    impl Read for Tee<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let count = self.inner.read(buffer)?;
-            self.batch.extend_from_slice(&buffer[..count]);
-            if self.batch.len() >= BATCH {
-                self.flush();
-            }
-            Ok(count)
-        }
-    }
-    std::thread::scope(|scope| {
-        let (hasher, batches) = std::sync::mpsc::sync_channel::<Vec<u8>>(4);
-        let hashed = scope.spawn(move || {
-            let mut hasher = Hasher::default();
-            for batch in batches {
-                hasher.update(&batch);
-            }
-            hasher.finish()
-        });
-        let mut tee = Tee { inner: bytes, hasher, batch: Vec::with_capacity(2 * BATCH) };
-        let seen = look(&mut tee);
-        let rest = io::copy(&mut tee, &mut io::sink());
-        tee.flush();
-        drop(tee);
-        let digest = hashed.join().map_err(|_| io::Error::other("the hashing stopped"))?;
-        rest?;
-        Ok((seen, digest))
-    })
-}
-
 fn explain(path: &Path, fault: Fault, kind: &str) -> Error {
     match fault {
         Fault::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -608,67 +568,5 @@ fn explain(path: &Path, fault: Fault, kind: &str) -> Error {
             path: path.to_owned(),
             why: format!("{what}; wanted a docker-archive or an OCI layout"),
         },
-    }
-}
-
-enum Reel {
-    File(File),
-    Packed(Box<unpack::Reel>),
-}
-
-/// Pieces of a tar, one after the other.
-struct Pieces {
-    reel: Reel,
-    /// Where the tar begins.
-    base: u64,
-    ranges: Arc<[Range<u64>]>,
-    next: usize,
-    left: u64,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.left == 0 {
-            let Some(range) = self.ranges.get(self.next) else { return Ok(0) };
-            self.next += 1;
-            self.left = range.end - range.start;
-            match &mut self.reel {
-                Reel::File(file) => {
-                    file.seek(SeekFrom::Start(self.base + range.start))?;
-                }
-                Reel::Packed(reel) => reel.go_to(self.base + range.start)?,
-            }
-        }
-        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = match &mut self.reel {
-            Reel::File(file) => file.read(&mut buffer[..want])?,
-            Reel::Packed(reel) => reel.read(&mut buffer[..want])?,
-        };
-        if count == 0 && want > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= count as u64;
-        Ok(count)
-    }
-}
-
-/// Exactly so many bytes, or `UnexpectedEof`.
-struct Exact<R> {
-    inner: Take<R>,
-}
-
-impl<R: Read> Exact<R> {
-    fn new(inner: R, size: u64) -> Self {
-        Self { inner: inner.take(size) }
-    }
-}
-
-impl<R: Read> Read for Exact<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        if count == 0 && !buffer.is_empty() && self.inner.limit() > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(count)
     }
 }

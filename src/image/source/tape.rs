@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 const BLOCK: u64 = 512;
 /// Longest long-name or pax record that is read; real ones are below 10 KiB.
@@ -66,6 +66,16 @@ impl<R: Read> Read for StreamTape<R> {
     }
 }
 
+impl<R: BufRead> BufRead for StreamTape<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
+    }
+}
+
 impl<R: Read> Tape for StreamTape<R> {
     fn skip(&mut self, count: u64) -> io::Result<()> {
         skip_by_reading(&mut self.0, count)
@@ -74,6 +84,9 @@ impl<R: Read> Tape for StreamTape<R> {
 
 /// Reads `count` bytes and drops them; fails with `UnexpectedEof` when there are fewer.
 pub(super) fn skip_by_reading(reader: &mut impl Read, mut count: u64) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
     let mut buffer = vec![0; 128 * 1024];
     while count > 0 {
         let want = buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
@@ -277,19 +290,22 @@ impl<'a, T: Tape> Walker<'a, T> {
         }
     }
 
-    /// Reads the data of the last entry, padding included, and shows it piece by piece.
-    pub(super) fn pass(&mut self, buffer: &mut [u8], mut seen: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Reads the data of the last entry, padding included, and shows it piece by piece, where it stands.
+    pub(super) fn pass(&mut self, mut seen: impl FnMut(&[u8])) -> io::Result<()>
+    where
+        T: BufRead,
+    {
         while self.ahead > 0 {
-            let want = buffer.len().min(usize::try_from(self.ahead).unwrap_or(usize::MAX));
-            match self.tape.read(&mut buffer[..want]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    seen(&buffer[..count]);
-                    self.ahead -= count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let there = match self.tape.fill_buf() {
+                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(there) => there,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
-            }
+            };
+            let count = there.len().min(usize::try_from(self.ahead).unwrap_or(usize::MAX));
+            seen(&there[..count]);
+            self.tape.consume(count);
+            self.ahead -= count as u64;
         }
         Ok(())
     }
