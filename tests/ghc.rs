@@ -235,6 +235,7 @@ impl Nix {
         let libdir = tool("ghc", &["--print-libdir"], nix.at()).stdout.trim().to_owned();
         let tree = nix.at().join("ghc-9.0.2");
         fs::create_dir_all(tree.join("bin")).unwrap();
+        fs::write(tree.join("libempty.a"), "!<arch>\n").unwrap();
         fs::write(tree.join("bin/ghc"), format!("#!/bin/sh\nexec {libdir}/bin/ghc -B{libdir} \"$@\"\n"))
             .unwrap();
         use std::os::unix::fs::PermissionsExt;
@@ -305,6 +306,18 @@ fn the_ceiling_is_in_force_inside_a_nix_build() {
 #[test]
 fn the_ceiling_is_in_force_inside_nix_s_sandbox() {
     ceiling_inside_a_build(true);
+}
+
+#[test]
+fn archives_are_compared_with_the_store_and_not_with_the_launchers() {
+    needs_root();
+    let nix = Nix::new(false, "");
+    let sower = env!("CARGO_BIN_EXE_sower");
+    // The launcher is there: the store path is another one for who looks.
+    let seen = nix.run(sower, &["ghc", "run", "--", "nix", "store", "verify", "--no-trust", &nix.compiler]);
+    assert_ne!(seen.code, 0, "{}", seen.stderr);
+    let checked = nix.run(sower, &["ghc", "run", "--", sower, "archive", "check", &nix.compiler]);
+    assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{Failure, Outcome};
 use crate::config::Config;
 use crate::doctor::{self, rooms};
+use crate::limits::cover;
 use crate::ssh;
 
 /// Say whether this host can do what it is to do, and what to change where it cannot.
@@ -58,6 +59,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         report.checks.extend(rooms::deploy(target, args.ssh.clone()));
     }
     if !args.archives.is_empty() {
+        cover::leave().map_err(Failure::wrong_question)?;
         report.checks.extend(rooms::archives(&args.archives));
     }
     let text = if args.json {

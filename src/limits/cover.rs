@@ -60,13 +60,7 @@ pub fn enter(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Result<C
     if !rustix::process::geteuid().is_root() {
         return Err(CannotCover::NotRoot);
     }
-    unshare_mounts().map_err(CannotCover::Refused)?;
-    // What the host mounts later still shows here; what is mounted here shows nowhere else.
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .map_err(|error| CannotCover::Refused(error.into()))?;
-    for folder in covered_folders(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()) {
-        unmount(&folder, UnmountFlags::DETACH).map_err(|error| CannotCover::Refused(error.into()))?;
-    }
+    own_mounts()?;
     let compilers = find();
     let mut folders: BTreeMap<&Path, Vec<OsString>> = BTreeMap::new();
     for compiler in &compilers {
@@ -82,6 +76,36 @@ pub fn enter(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Result<C
         }
     }
     Ok(covered)
+}
+
+/// Shows this thread, and what it starts from now on, the folders as they lie on the disk, without the launchers that an outer
+/// command put in front of them: who compares a store path with Nix's book must not find ours in it. Other threads
+/// and processes keep theirs. Nothing happens where nothing is covered.
+///
+/// # Errors
+/// When there can be no such namespace.
+pub fn leave() -> Result<(), CannotCover> {
+    if covered_folders(&mounts()).is_empty() {
+        return Ok(());
+    }
+    own_mounts()
+}
+
+/// A mount namespace of this thread's own in which nothing is covered.
+fn own_mounts() -> Result<(), CannotCover> {
+    unshare_mounts().map_err(CannotCover::Refused)?;
+    // What the host mounts later still shows here; what is mounted here shows nowhere else.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(|error| CannotCover::Refused(error.into()))?;
+    for folder in covered_folders(&mounts()) {
+        unmount(&folder, UnmountFlags::DETACH).map_err(|error| CannotCover::Refused(error.into()))?;
+    }
+    Ok(())
+}
+
+/// What is mounted where this thread is.
+fn mounts() -> String {
+    fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()
 }
 
 /// Whether a compiler has no launcher in front of it.
