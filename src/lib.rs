@@ -22,6 +22,7 @@
 //! | [`doctor`] | whether this host can do what it is to do | `config`, `gitea`, `observe`, `limits` |
 //! | [`housekeeping`] | what is removed, what is kept in the Nix store | `config`, `supervisor`, `cache` |
 //! | [`observe`] | metrics, health, how the daemon stands | `events`, `cache` |
+//! | [`mounts`] | a mount namespace of a thread's own; paths as the kernel lists mounts | nothing |
 //! | [`notify`] | telling systemd how the daemon is | nothing |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
@@ -41,6 +42,7 @@ pub mod image;
 pub mod job;
 pub mod limits;
 pub mod local;
+pub mod mounts;
 pub mod notify;
 pub mod observe;
 pub mod ssh;

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount};
-use rustix::thread::UnshareFlags;
 
 use super::nar::PENDING;
 use super::words::grouped;
+use crate::mounts;
 
 /// Something that could not be done to a file.
 #[derive(Debug, thiserror::Error)]
@@ -184,25 +184,16 @@ fn remount_writable(directory: &Path) -> io::Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let real = std::fs::canonicalize(directory)?;
     let mount = mount_point(&mounts, &real).ok_or_else(|| io::Error::other("its mount is not known"))?;
-    own_mounts()?;
+    mounts::own_namespace()?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     mount_remount(&mount, MountFlags::BIND, c"")?;
     Ok(())
 }
 
-#[expect(
-    unsafe_code,
-    reason = "unshare can take file descriptors apart between threads; only mounts are asked for"
-)]
-fn own_mounts() -> io::Result<()> {
-    // SAFETY: NEWNS does not touch the table of file descriptors.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
-}
-
 /// The mount that a path is in: the last one in the table whose point is its longest prefix.
 fn mount_point(mountinfo: &str, path: &Path) -> Option<PathBuf> {
     let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
-    let points = points.map(|point| PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t")));
+    let points = points.map(|point| mounts::unescaped(point.as_bytes()));
     points.filter(|point| path.starts_with(point)).max_by_key(|point| point.components().count())
 }
 

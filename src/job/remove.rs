@@ -5,12 +5,14 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+
+use crate::mounts;
 
 /// What is deeper than this is moved up to the top first: each level costs a file descriptor.
 const MAX_DEPTH: usize = 32;
@@ -200,31 +202,11 @@ fn mounts_in(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = text
         .split(|byte| *byte == b'\n')
         .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .map(unescaped)
+        .map(mounts::unescaped)
         .filter(|place| place.starts_with(&path) && *place != path)
         .collect();
     found.reverse();
     found
-}
-
-/// Blanks, tabs, line ends and backslashes stand as `\040` and so on.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        if byte == b'\\'
-            && let Some((digits, behind)) = rest.split_at_checked(3)
-            && let Some(value) =
-                std::str::from_utf8(digits).ok().and_then(|text| u8::from_str_radix(text, 8).ok())
-        {
-            bytes.push(value);
-            rest = behind;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 fn c_string(path: &Path) -> io::Result<CString> {
@@ -280,10 +262,5 @@ mod tests {
         }
         tree(&root).unwrap();
         assert!(!root.exists());
-    }
-
-    #[test]
-    fn escaped_places_are_read() {
-        assert_eq!(unescaped(br"/a\040b\134c"), Path::new("/a b\\c"));
     }
 }

@@ -11,7 +11,6 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +18,10 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
     mount_remount, unmount,
 };
-use rustix::thread::UnshareFlags;
 
 use super::ceiling::Ceiling;
 use super::launcher;
+use crate::mounts;
 
 /// What the mounts of this module are known by.
 const SOURCE: &str = "sower-ghc";
@@ -85,7 +84,7 @@ pub fn enter(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Result<C
 /// # Errors
 /// When there can be no such namespace.
 pub fn leave() -> Result<(), CannotCover> {
-    if covered_folders(&mounts()).is_empty() {
+    if covered_folders(&mount_table()).is_empty() {
         return Ok(());
     }
     own_mounts()
@@ -93,18 +92,18 @@ pub fn leave() -> Result<(), CannotCover> {
 
 /// A mount namespace of this thread's own in which nothing is covered.
 fn own_mounts() -> Result<(), CannotCover> {
-    unshare_mounts().map_err(CannotCover::Refused)?;
+    mounts::own_namespace().map_err(CannotCover::Refused)?;
     // What the host mounts later still shows here; what is mounted here shows nowhere else.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(|error| CannotCover::Refused(error.into()))?;
-    for folder in covered_folders(&mounts()) {
+    for folder in covered_folders(&mount_table()) {
         unmount(&folder, UnmountFlags::DETACH).map_err(|error| CannotCover::Refused(error.into()))?;
     }
     Ok(())
 }
 
 /// What is mounted where this thread is.
-fn mounts() -> String {
+fn mount_table() -> String {
     fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()
 }
 
@@ -117,46 +116,17 @@ pub fn is_open(compiler: &Path) -> bool {
 }
 
 /// The folders that are covered, the last one first.
-fn covered_folders(mounts: &str) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = mounts
+fn covered_folders(table: &str) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| {
             let (left, right) = line.split_once(" - ")?;
             let ours = right.split(' ').take(2).eq(["tmpfs", SOURCE]);
-            ours.then(|| unescape(left.split(' ').nth(4).unwrap_or_default()))
+            ours.then(|| mounts::unescaped(left.split(' ').nth(4).unwrap_or_default().as_bytes()))
         })
         .collect();
     folders.reverse();
     folders
-}
-
-/// A path as the kernel lists it: blanks and the like as `\040`.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
-        match digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
-#[expect(
-    unsafe_code,
-    reason = "unshare can take file descriptors apart between threads; only mounts are asked for"
-)]
-fn unshare_mounts() -> io::Result<()> {
-    // SAFETY: NEWNS does not touch the table of file descriptors.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(io::Error::from)
 }
 
 fn cover(folder: &Path, names: &[OsString], ceiling: &Ceiling) -> io::Result<()> {
