@@ -216,19 +216,18 @@ fn the_reference_has_every_key_and_no_other() {
     let page = fs::read_to_string(&path).unwrap();
     let before = page.split("\n## log\n").next().unwrap().to_owned();
     let wanted = reference(&before);
-    let update = std::env::var_os("SOWER_UPDATE_DOCS").is_some();
-    if update {
+    if std::env::var_os("SOWER_UPDATE_DOCS").is_some() {
         fs::write(&path, &wanted).unwrap();
     }
-    let named: BTreeSet<String> = (if update { &wanted } else { &page })
+    let page = fs::read_to_string(&path).unwrap();
+    let how = "`SOWER_UPDATE_DOCS=1 cargo test --test docs` makes it of runner-config/config.yaml";
+    assert_eq!(page, wanted, "docs/configuration.md: {how}");
+    let named: BTreeSet<String> = page
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()))
         .collect();
     let known: BTreeSet<String> = Config::known_keys().into_iter().collect();
-    assert_eq!(
-        named, known,
-        "docs/configuration.md: `SOWER_UPDATE_DOCS=1 cargo test --test docs` makes it of runner-config/config.yaml"
-    );
+    assert_eq!(named, known, "docs/configuration.md: {how}");
 }
 
 fn names(action: &Node, what: &str) -> Vec<String> {
@@ -249,8 +248,7 @@ fn every_embedded_action_has_a_page_with_its_inputs_and_outputs() {
             .collect();
         let there: BTreeSet<String> =
             names(&action, "inputs").into_iter().chain(names(&action, "outputs")).collect();
-        let missing: Vec<&String> = there.difference(&listed).collect();
-        assert!(missing.is_empty(), "docs/actions/{name}.md has no {missing:?}");
+        assert_eq!(listed, there, "docs/actions/{name}.md");
         assert!(page.contains("## Example") && page.contains("## When it fails"), "docs/actions/{name}.md");
     }
 }
