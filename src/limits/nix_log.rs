@@ -45,8 +45,18 @@ struct Shared {
 #[must_use]
 pub fn is_known_to(path: &OsStr) -> bool {
     let Ok(nix) = which::which_in("nix", Some(path), "/") else { return false };
-    let said = Command::new(nix).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    said.is_ok_and(|said| version(&String::from_utf8_lossy(&said.stdout)) >= Some((2, 30)))
+    // A Nix out of a store is named after its version: no program has to be started for it before each job.
+    let named = std::fs::canonicalize(&nix).ok().and_then(|real| version_of_store_path(&real));
+    named.or_else(|| {
+        let said = Command::new(nix).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
+        version(&String::from_utf8_lossy(&said.ok()?.stdout))
+    }) >= Some((2, 30))
+}
+
+/// `…/HASH-nix-2.34.8/bin/nix`.
+fn version_of_store_path(nix: &Path) -> Option<(u32, u32)> {
+    let name = nix.parent()?.parent()?.file_name()?.to_str()?;
+    version(name.split_once('-')?.1.strip_prefix("nix-")?)
 }
 
 /// `nix (Nix) 2.34.8`.
@@ -201,6 +211,11 @@ mod tests {
         assert_eq!(version("nix (Nix) 2.8.0"), Some((2, 8)));
         assert_eq!(version("nix (Determinate Nix 3.1.0) 2.30.1"), Some((3, 1)));
         assert_eq!(version(""), None);
+        let stored = |path: &str| version_of_store_path(Path::new(path));
+        assert_eq!(stored("/nix/store/0c4v9j8w-nix-2.34.8/bin/nix"), Some((2, 34)));
+        assert_eq!(stored("/nix/store/0c4v9j8w-lix-2.93.0/bin/nix"), None, "another program, which is asked");
+        assert_eq!(stored("/nix/store/0c4v9j8w-nix-wrapped/bin/nix"), None);
+        assert_eq!(stored("/usr/bin/nix"), None);
         assert_eq!(process_of(r#"{"action":"stop","id":96658238996480}"#), Some(22505));
         assert_eq!(process_of(r#"{"action":"msg"}"#), None);
     }
