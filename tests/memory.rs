@@ -128,12 +128,8 @@ fn a_limit_above_the_job_s_own_is_told_apart_from_it() {
     wait("the group to be empty", || fs::remove_dir(&above).ok());
 }
 
-#[test]
-fn without_control_groups_each_process_is_limited() {
-    let forge = forge();
-    let mut runner = registered(&forge, 1, &[]);
-    let text = fs::read_to_string(runner.config_file()).unwrap();
-    fs::write(runner.config_file(), text + "limits:\n  memory: 64MiB\n").unwrap();
+/// As in a container that may not write its groups.
+fn without_control_groups(runner: &mut Runner) {
     runner.wrap(&[
         "unshare",
         "--mount",
@@ -142,6 +138,15 @@ fn without_control_groups_each_process_is_limited() {
         "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"",
         "sh",
     ]);
+}
+
+#[test]
+fn without_control_groups_each_process_is_limited() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let text = fs::read_to_string(runner.config_file()).unwrap();
+    fs::write(runner.config_file(), text + "limits:\n  memory: 64MiB\n").unwrap();
+    without_control_groups(&mut runner);
     runner.start(&[]).unwrap();
     let (ended, text) = done(&forge, forge.enqueue(job(&[&hog(200)])));
     assert_eq!(ended.status, Status::Failure, "{text}");
@@ -156,15 +161,7 @@ fn where_there_is_no_control_group_it_is_said_and_the_watchdog_can_help() {
     let mut runner = registered(&forge, 1, &[]);
     let text = fs::read_to_string(runner.config_file()).unwrap();
     fs::write(runner.config_file(), text + "limits:\n  memory: 64MiB\n  watchdog: true\n").unwrap();
-    // As in a container that may not write its groups.
-    runner.wrap(&[
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"",
-        "sh",
-    ]);
+    without_control_groups(&mut runner);
     runner.start(&[]).unwrap();
     let (ended, text) = done(&forge, forge.enqueue(job(&[&format!("{}; {}", hog(200), hog(200))])));
     assert_eq!(ended.status, Status::Failure, "{text}");

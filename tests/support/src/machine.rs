@@ -23,6 +23,22 @@ const MODULES: [&str; 9] = [
     "virtio_net",
 ];
 
+/// How every machine comes up; `MODULES` becomes the names of the modules.
+const BOOT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/data LANG=C.UTF-8
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t tmpfs tmp /tmp
+for module in MODULES; do [ -e /modules/$module.ko ] && insmod /modules/$module.ko; done
+ifconfig lo 127.0.0.1 up
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+route add default gw 10.0.2.2
+mount -t ext4 /dev/vda /data || echo "NO DISK"
+"#;
+
 /// What a machine is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Build<'b> {
@@ -32,7 +48,7 @@ pub struct Build<'b> {
     pub kernel: &'b Path,
     /// The kernel's modules.
     pub modules: &'b Path,
-    /// The script that the kernel starts; `MODULES` in it becomes the names of the modules.
+    /// What the first process does once the file systems and the network are there: a script that does not end.
     pub init: &'b str,
     /// The daemon's configuration, at `/etc/config.yaml`.
     pub config: &'b str,
@@ -185,7 +201,7 @@ fn initrd(build: &Build<'_>) -> Result<Vec<u8>, Trouble> {
     entries.push((
         "init".to_owned(),
         0o100_755,
-        build.init.replace("MODULES", &MODULES.join(" ")).into_bytes(),
+        (BOOT.replace("MODULES", &MODULES.join(" ")) + build.init).into_bytes(),
     ));
     entries.push(("etc/config.yaml".to_owned(), 0o100_644, build.config.into()));
     for name in MODULES {

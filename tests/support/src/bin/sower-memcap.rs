@@ -26,20 +26,7 @@ const IN_A_JOB: u64 = 10;
 const PATIENCE: Duration = Duration::from_secs(1800);
 const LIMITS: &str = "limits:\n  memory: 64MiB\n";
 
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin HOME=/data LANG=C.UTF-8
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t cgroup2 cgroup /sys/fs/cgroup
-mount -t tmpfs tmp /tmp
-for module in MODULES; do [ -e /modules/$module.ko ] && insmod /modules/$module.ko; done
-ifconfig lo 127.0.0.1 up
-ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
-route add default gw 10.0.2.2
-mount -t ext4 /dev/vda /data || echo "NO DISK"
-echo '+memory +pids +cpu' >/sys/fs/cgroup/cgroup.subtree_control
+const INIT: &str = r#"echo '+memory +pids +cpu' >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/openrc.sower
 echo $$ >/sys/fs/cgroup/openrc.sower/cgroup.procs
 /bin/sower daemon -c /etc/config.yaml >/dev/console 2>&1

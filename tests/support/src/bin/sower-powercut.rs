@@ -30,20 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 const CONFIG: &str = "runner:\n  file: /data/state/.runner\nhost:\n  home: /data\n";
 
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin HOME=/data LANG=C.UTF-8
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t cgroup2 cgroup /sys/fs/cgroup
-mount -t tmpfs tmp /tmp
-for module in MODULES; do [ -e /modules/$module.ko ] && insmod /modules/$module.ko; done
-ifconfig lo 127.0.0.1 up
-ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
-route add default gw 10.0.2.2
-mount -t ext4 /dev/vda /data || echo "NO DISK"
-while :; do /bin/sower daemon -c /etc/config.yaml >/dev/console 2>&1; sleep 1; done
+const INIT: &str = r#"while :; do /bin/sower daemon -c /etc/config.yaml >/dev/console 2>&1; sleep 1; done
 "#;
 
 /// The machine, registered with the stand-in.
