@@ -3,10 +3,14 @@
 //! A process that it kills dies of SIGKILL like any other that is killed. The counters of the control groups (version
 //! 2: `memory.events`, version 1: `memory.oom_control`) and of the host (`/proc/vmstat`) tell the two apart.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+/// `/proc/vmstat` has about 5 KB.
+const VMSTAT_AT_MOST: usize = 16 * 1024;
 
 /// The counters at some moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +47,7 @@ impl Counters {
                 }
             }
         }
-        Self { host: killed_on_host(), groups }
+        Self { host: HostKills::open().count(), groups }
     }
 
     /// What has happened since then, for people; `None` when nothing has.
@@ -66,7 +70,7 @@ impl Counters {
                 size(peak),
             ));
         }
-        let count = killed_on_host()?.checked_sub(self.host?).filter(|count| *count > 0)?;
+        let count = HostKills::open().count()?.checked_sub(self.host?).filter(|count| *count > 0)?;
         Some(format!("Out of memory: the kernel killed {} on this host meanwhile.", processes(count)))
     }
 }
@@ -86,8 +90,28 @@ fn killed_in(directory: &Path) -> Option<u64> {
         .find_map(|file| count(&fs::read_to_string(directory.join(file)).ok()?))
 }
 
-fn killed_on_host() -> Option<u64> {
-    count(&fs::read_to_string("/proc/vmstat").ok()?)
+/// Counts what the out-of-memory killer has ended on the whole host since it started.
+#[derive(Debug)]
+pub struct HostKills(Option<File>);
+
+impl HostKills {
+    /// Opens the counter.
+    #[must_use]
+    pub fn open() -> Self {
+        Self(File::open("/proc/vmstat").ok())
+    }
+
+    /// Processes so far; `None` before Linux 4.13.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        let file = self.0.as_ref()?;
+        let mut text = [0; VMSTAT_AT_MOST];
+        let mut length = 0;
+        while let read @ 1.. = file.read_at(&mut text[length..], length as u64).ok()? {
+            length += read;
+        }
+        count(std::str::from_utf8(&text[..length]).ok()?)
+    }
 }
 
 fn count(text: &str) -> Option<u64> {
@@ -111,6 +135,6 @@ mod tests {
         let said = counters.since().unwrap();
         assert!(said.contains("2 processes") && said.contains("limit 50 MiB, peak 50 MiB"), "{said}");
         counters = Counters { host: Some(0), groups: Vec::new() };
-        assert_eq!(counters.since().is_some(), killed_on_host().is_some_and(|count| count > 0));
+        assert_eq!(counters.since().is_some(), HostKills::open().count().is_some_and(|count| count > 0));
     }
 }

@@ -4,12 +4,13 @@
 //! log instead of dying of a closed pipe, and a step is over when its process is, whoever holds the pipe.
 
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -136,11 +137,12 @@ pub struct Entry {
     pub rlimits: Vec<(Resource, u64)>,
 }
 
-/// What the kernel's out-of-memory killer adds to the badness of steps, in thousandths of the memory: it is to pick
-/// one of them and never the runner.
-const STEP_BADNESS: &[u8] = b"500";
-
 impl Entry {
+    /// Whether there is nothing to do in a new process.
+    fn is_open(&self) -> bool {
+        self.groups.is_none() && self.rlimits.is_empty()
+    }
+
     /// Runs in the new process, where nothing may be allocated.
     fn pass(&self) -> io::Result<()> {
         for group in self.groups.iter().flat_map(|groups| groups.iter()) {
@@ -153,17 +155,43 @@ impl Entry {
             let new = Rlimit { current: least(now.current), maximum: least(now.maximum) };
             rustix::process::setrlimit(*resource, new)?;
         }
-        // Raising it is everybody's right; where /proc is not mounted there is nothing to raise.
-        if let Ok(file) = rustix::fs::open(
-            c"/proc/self/oom_score_adj",
-            rustix::fs::OFlags::WRONLY,
-            rustix::fs::Mode::empty(),
-        ) {
-            let _ = rustix::io::write(&file, STEP_BADNESS);
-        }
         Ok(())
     }
 }
+
+/// What the kernel's out-of-memory killer adds to the badness of steps, in thousandths of the memory: it is to pick
+/// one of them and never the runner.
+const STEP_BADNESS: i32 = 500;
+
+/// Starts a process that has the badness of a step from its first moment on, and hands it down.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    // It is inherited, so this process takes it on for the moment. One that starts a process beside this one must not see
+    // it taken back too early.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Raising it is everybody's right, and so is going back; where /proc is not mounted there is nothing to raise.
+    let mut file = File::options().read(true).write(true).open("/proc/self/oom_score_adj").ok();
+    let mut text = [0; 16];
+    let own = file.as_mut().and_then(|file| {
+        let length = file.read(&mut text).ok()?;
+        let own: i32 = std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()?;
+        file.write_all(STEP_BADNESS.max(own).to_string().as_bytes()).ok().map(|()| own)
+    });
+    let child = command.spawn();
+    if let (Some(file), Some(own)) = (&mut file, own) {
+        let _ = file.write_all(own.to_string().as_bytes());
+    }
+    child
+}
+
+/// The standard library starts processes by `posix_spawn`, without a copy of this process's memory map, where it finds
+/// this function. It looks by a weak symbol, which alone links nothing into a static binary.
+#[cfg(target_env = "gnu")]
+#[used]
+static SPAWN_IN_A_DIRECTORY: unsafe extern "C" fn(
+    *mut libc::posix_spawn_file_actions_t,
+    *const libc::c_char,
+) -> libc::c_int = libc::posix_spawn_file_actions_addchdir_np;
 
 /// How much is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -225,13 +253,15 @@ impl Output {
             .stdout(Stdio::from(self.write.try_clone()?))
             .stderr(Stdio::from(self.write.try_clone()?))
             .process_group(0);
-        let entry = self.entry.clone();
-        #[expect(unsafe_code, reason = "what runs between fork and exec makes system calls only")]
-        // SAFETY: `Entry::pass` neither allocates nor locks, and touches no memory that another thread may hold.
-        unsafe {
-            command.pre_exec(move || entry.pass());
+        if !self.entry.is_open() {
+            let entry = self.entry.clone();
+            #[expect(unsafe_code, reason = "what runs between fork and exec makes system calls only")]
+            // SAFETY: `Entry::pass` neither allocates nor locks, and touches no memory that another thread may hold.
+            unsafe {
+                command.pre_exec(move || entry.pass());
+            }
         }
-        let mut child = command.spawn()?;
+        let mut child = spawn(&mut command)?;
         let pid = Pid::from_child(&child);
         self.started = tree::stat(pid).map_or(0, |stat| stat.start);
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {

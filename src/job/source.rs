@@ -8,17 +8,21 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::process::Control;
 use super::spec::ActionSources;
 
 /// The most that is read of what git prints, in bytes.
 const MAX_PRINTED: u64 = 64 << 20;
+/// How often it is looked whether git has to stop.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What `uses` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,7 +280,6 @@ impl Git {
         std::thread::scope(|scope| {
             let stdout = scope.spawn(|| read(out));
             let stderr = scope.spawn(|| read(err));
-            let mut wait = Duration::from_millis(1);
             let mut stopped = false;
             let status = loop {
                 if let Some(status) = child.try_wait().map_err(failed)? {
@@ -285,14 +288,11 @@ impl Git {
                 if !stopped && self.is_due() {
                     stopped = true;
                     // What it has started holds its pipes: the whole group has to go.
-                    if let Some(group) =
-                        i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
-                    {
+                    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
                         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                     }
                 }
-                std::thread::sleep(wait);
-                wait = (wait * 2).min(Duration::from_millis(20));
+                until_ended(&child, LOOK);
             };
             let joined = |done: std::thread::Result<io::Result<Vec<u8>>>| match done {
                 Ok(done) => done.map_err(|error| format!("cannot read what git prints: {error}")),
@@ -310,6 +310,17 @@ impl Git {
         self.control.as_ref().is_some_and(Control::is_cancelled)
             || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
+}
+
+/// Waits for the end of a process, at most this long.
+fn until_ended(child: &Child, at_most: Duration) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+        return std::thread::sleep(at_most);
+    };
+    let at_most = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
+    // Whatever it says, it is looked again.
+    let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&at_most));
 }
 
 /// All of a pipe, within bounds; what is more is let go by.

@@ -16,6 +16,7 @@ use super::programs;
 use super::size::Size;
 use super::watch::{Eye, Source};
 use crate::config::Limits;
+use crate::job::oom::HostKills;
 use crate::job::tree::Members;
 
 /// How often something new is looked for.
@@ -52,6 +53,7 @@ struct State {
     stalled: Option<Instant>,
     /// Why the watchdog killed, until somebody asks.
     killed: Option<String>,
+    host: HostKills,
     host_kills: u64,
     parents: Parents,
     /// Kills at the job's limit that are in the picture.
@@ -119,6 +121,7 @@ impl Meter {
             ..Profile::default()
         };
         let now = Instant::now();
+        let host = HostKills::open();
         let state = State {
             eye: Eye::new(ceiling, source),
             profile,
@@ -129,7 +132,8 @@ impl Meter {
             began: now,
             stalled: None,
             killed: None,
-            host_kills: host_kills(),
+            host_kills: host.count().unwrap_or(0),
+            host,
             parents: Parents::now(),
             marked: 0,
             victims: Vec::new(),
@@ -354,7 +358,7 @@ impl State {
 
     fn deaths(&mut self) -> Deaths {
         let Events { killed, refused, reached } = self.cap.as_mut().map(Cap::news).unwrap_or_default();
-        let host = host_kills();
+        let host = self.host.count().unwrap_or(0);
         let on_host = host.saturating_sub(self.host_kills);
         self.host_kills = host;
         self.mark_kills();
@@ -401,10 +405,4 @@ fn class(name: &str) -> &str {
         "cc1" | "cc1plus" | "as" => "C compiler",
         other => other,
     }
-}
-
-/// How many processes the kernel has killed for memory since the host was started.
-fn host_kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }

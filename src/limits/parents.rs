@@ -1,14 +1,33 @@
 //! The control groups above a job's: a limit of theirs kills its processes as well.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::size::Size;
 use crate::job::group;
 
 /// The groups above, each with how often its own limit was reached.
-#[derive(Debug, Clone, Default)]
-pub struct Parents(Vec<(PathBuf, u64)>);
+#[derive(Debug, Default)]
+pub struct Parents(Vec<Parent>);
+
+#[derive(Debug)]
+struct Parent {
+    place: PathBuf,
+    /// Open, since it is asked after each step.
+    counter: File,
+    reached: u64,
+}
+
+impl Parent {
+    /// Counted by version 2 since Linux 5.2, and always by version 1; the root has no limit.
+    fn at(place: &Path) -> Option<Self> {
+        let files = ["memory.events.local", "memory.failcnt"];
+        let counter = files.iter().find_map(|file| File::open(place.join(file)).ok())?;
+        let reached = reached(&counter)?;
+        Some(Self { place: place.to_owned(), counter, reached })
+    }
+}
 
 impl Parents {
     /// The group of this process and those above it.
@@ -16,7 +35,7 @@ impl Parents {
     pub fn now() -> Self {
         let mut found = Vec::new();
         for own in [group::unified(), group::controller("memory")].into_iter().flatten() {
-            found.extend(own.ancestors().filter_map(|place| Some((place.to_owned(), reached(place)?))));
+            found.extend(own.ancestors().filter_map(Parent::at));
         }
         Self(found)
     }
@@ -24,8 +43,8 @@ impl Parents {
     /// The innermost group whose limit was reached since this was asked last, for people.
     pub fn news(&mut self) -> Option<String> {
         let mut news = None;
-        for (place, before) in &mut self.0 {
-            let now = reached(place).unwrap_or(*before);
+        for Parent { place, counter, reached: before } in &mut self.0 {
+            let now = reached(counter).unwrap_or(*before);
             if now > *before && news.is_none() {
                 news = Some(match limit(place) {
                     Some(limit) => format!("{} (limit {})", place.display(), Size(limit)),
@@ -38,13 +57,13 @@ impl Parents {
     }
 }
 
-/// Counted by version 2 since Linux 5.2, and always by version 1; the root has no limit.
-fn reached(place: &Path) -> Option<u64> {
-    let text = fs::read_to_string(place.join("memory.events.local"));
-    if let Ok(text) = text {
-        return text.lines().find_map(|line| line.strip_prefix("oom ")?.trim().parse().ok());
-    }
-    fs::read_to_string(place.join("memory.failcnt")).ok()?.trim().parse().ok()
+/// Version 2 has a line for it among others, version 1 just the number.
+fn reached(counter: &File) -> Option<u64> {
+    let mut text = [0; 512];
+    let length = counter.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("oom "));
+    line.unwrap_or(text).trim().parse().ok()
 }
 
 fn limit(place: &Path) -> Option<u64> {
@@ -70,7 +89,9 @@ mod tests {
         oom(&inner, 0);
         oom(&outer, 3);
         fs::write(outer.join("memory.max"), "104857600\n").unwrap();
-        let mut parents = Parents(vec![(inner, 0), (outer.clone(), 3)]);
+        let mut parents =
+            Parents([&inner, &outer].into_iter().filter_map(|place| Parent::at(place)).collect());
+        assert_eq!(parents.0.len(), 2);
         assert_eq!(parents.news(), None);
         oom(&outer, 4);
         assert_eq!(parents.news(), Some(format!("{} (limit 100 MiB)", outer.display())));

@@ -56,6 +56,34 @@ pub struct Context {
     made_up: bool,
 }
 
+/// Where a working tree stands.
+struct Head {
+    root: Option<String>,
+    sha: Option<String>,
+    /// `None` where no branch is checked out.
+    branch: Option<String>,
+}
+
+impl Head {
+    fn ask(ask: &impl Fn(&[&str]) -> Option<String>) -> Self {
+        let all = ask(&["rev-parse", "--show-toplevel", "HEAD", "--symbolic-full-name", "HEAD"]);
+        let lines: Option<[String; 3]> =
+            all.and_then(|all| all.lines().map(str::to_owned).collect::<Vec<_>>().try_into().ok());
+        match lines {
+            Some([root, sha, name]) => {
+                let branch = name.strip_prefix("refs/heads/").map(str::to_owned);
+                Self { root: Some(root), sha: Some(sha), branch }
+            }
+            // There is no commit yet, or no repository.
+            None => Self {
+                root: ask(&["rev-parse", "--show-toplevel"]),
+                sha: None,
+                branch: ask(&["symbolic-ref", "--short", "HEAD"]),
+            },
+        }
+    }
+}
+
 impl Context {
     /// Reads the repository around a directory.
     ///
@@ -72,16 +100,20 @@ impl Context {
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let git = Git::new(&path, &home);
         let ask = |arguments: &[&str]| git.run(directory, arguments).ok().map(|text| text.trim().to_owned());
-        let root = ask(&["rev-parse", "--show-toplevel"]).map_or_else(|| directory.to_owned(), PathBuf::from);
-        let (server, repository) =
-            ask(&["remote", "get-url", "origin"]).and_then(|url| parse_remote(&url)).unwrap_or_else(|| {
-                let name =
-                    root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-                ("https://github.com".to_owned(), format!("local/{name}"))
-            });
+        // Each start of git takes as long as a short step: two at a time, and one for three answers.
+        let (origin, head) = std::thread::scope(|scope| {
+            let origin = scope.spawn(|| ask(&["remote", "get-url", "origin"]));
+            let head = Head::ask(&ask);
+            (origin.join().ok().flatten(), head)
+        });
+        let root = head.root.map_or_else(|| directory.to_owned(), PathBuf::from);
+        let (server, repository) = origin.and_then(|url| parse_remote(&url)).unwrap_or_else(|| {
+            let name = root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            ("https://github.com".to_owned(), format!("local/{name}"))
+        });
         let owner = repository.split('/').next().unwrap_or_default().to_owned();
-        let sha = ask(&["rev-parse", "HEAD"]).unwrap_or_default();
-        let branch = ask(&["symbolic-ref", "--short", "HEAD"]).unwrap_or_else(|| "main".to_owned());
+        let sha = head.sha.unwrap_or_default();
+        let branch = head.branch.unwrap_or_else(|| "main".to_owned());
         let reference = format!("refs/heads/{branch}");
         let actor = std::env::var("USER").unwrap_or_else(|_| "sower".to_owned());
 
