@@ -373,6 +373,108 @@ fn images_of_a_deployment_are_known_to_those_who_prune() {
     assert_eq!((&note["images"][0], &note["before"][0]), (&"r.test/shop:2".into(), &"r.test/shop:1".into()));
 }
 
+/// An API server as far as it is asked for workloads: a directory of answers, shown by openssl to whoever has a
+/// certificate of its authority. One connection after the other, each for one question.
+struct Server {
+    process: std::process::Child,
+    dir: tempfile::TempDir,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let script = r#"
+set -e
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout other.key -out other.pem -days 2 -subj /CN=user
+for name in server user; do
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
+    echo subjectAltName=DNS:api.test >$name.ext
+    openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile $name.ext -out $name.pem
+done
+apps=apis/apps/v1/namespaces/web
+mkdir -p $apps apis/batch/v1/namespaces/web api/v1/namespaces/web
+for name in $apps/deployments $apps/daemonsets $apps/replicasets apis/batch/v1/namespaces/web/jobs; do
+    echo '{"items":[]}' >$name
+done
+echo '{"items":[{"metadata":{"name":"s","uid":"s","annotations":{"meta.helm.sh/release-name":"shop"}},"spec":{"replicas":1}}]}' \
+    >$apps/statefulsets
+echo '{"items":[{"metadata":{"name":"s-0","ownerReferences":[{"uid":"s"}]},
+"spec":{"containers":[{"name":"a","image":"r.test/shop:7","readinessProbe":{}}]},
+"status":{"containerStatuses":[{"name":"a","ready":true,"state":{"running":{}}}]}}]}' >api/v1/namespaces/web/pods
+"#;
+        let made = Command::new("sh").args(["-c", script]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new("openssl")
+            .args(["s_server", "-quiet", "-WWW", "-Verify", "1", "-verify_return_error", "-CAfile", "ca.pem"])
+            .args(["-key", "server.key", "-cert", "server.pem", "-accept", &format!("127.0.0.1:{port}")])
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Self { process, dir, port }
+    }
+
+    /// With the name that its certificate is for, as at this end of a tunnel. `user`: the files that the user shows.
+    fn kubeconfig(&self, name: &str, user: &str) -> PathBuf {
+        let path = self.dir.path().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{}', tls-server-name: {name}, certificate-authority: ca.pem}}}}]\n\
+             users: [{{name: u, user: {{client-certificate: {user}.pem, client-key: {user}.key}}}}]\n",
+            self.port
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_api_server_is_asked_without_kubectl_where_the_kubeconfig_says_all() {
+    let server = Server::start();
+    let tools = scripted("exit 0");
+    let asked = tools.path().join("asked");
+    let deploy = |name: &str, user: &str| {
+        script(
+            &tools.path().join("kubectl"),
+            &format!("echo \"$@\" >>{}; echo '{{\"kind\":\"List\",\"items\":[]}}'", asked.display()),
+        );
+        let kubeconfig = server.kubeconfig(name, user);
+        let output = sower(tools.path())
+            .args(["shop", CHART, "-n", "web", "--json", "--kubeconfig"])
+            .arg(kubeconfig)
+            .output()
+            .unwrap();
+        let (code, stdout, stderr) = text(&output);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        let calls = fs::read_to_string(&asked).unwrap_or_default();
+        let _ = fs::remove_file(&asked);
+        (json["images"].clone(), calls)
+    };
+    assert_eq!(deploy("api.test", "user"), (serde_json::json!(["r.test/shop:7"]), String::new()));
+    // A certificate of another name is not believed, and a user whom nobody knows is not let in: kubectl may know better.
+    for (name, user) in [("other.test", "user"), ("api.test", "other")] {
+        let (images, calls) = deploy(name, user);
+        assert_eq!(images, serde_json::json!([]), "{name} {user}");
+        assert!(calls.contains("get deployments,"), "{calls}");
+    }
+}
+
 #[test]
 fn what_could_not_be_tried_is_in_the_summary_too() {
     let tools = scripted("exit 0");

@@ -110,18 +110,32 @@ impl Registry {
     }
 }
 
-/// A busybox with the few programs that the chart's scripts need, as `docker save` would write it.
+/// A store path, as Nix names them.
+const STORE_PATH: &str = "nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-busybox";
+
+/// A busybox with the few programs that the chart's scripts need, as Nix's dockerTools would write it: one layer, which
+/// the push splits by store paths. So each pod here shows that what was split runs.
 fn write_image(path: &Path) {
     let mut layer = tar::Builder::new(Vec::new());
-    layer
-        .append_path_with_name("/bin/busybox", "bin/busybox")
-        .unwrap_or_else(|error| panic!("/bin/busybox: {error}: `make test-parts` installs it"));
-    for name in ["sh", "httpd", "mkdir", "sleep", "tail"] {
+    let header = |kind, mode| {
         let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_entry_type(kind);
         header.set_size(0);
-        header.set_mode(0o777);
-        layer.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
+        header.set_mode(mode);
+        header
+    };
+    for name in ["nix", "nix/store", STORE_PATH, &format!("{STORE_PATH}/bin")] {
+        let mut header = header(tar::EntryType::Directory, 0o755);
+        layer.append_data(&mut header, format!("{name}/"), std::io::empty()).unwrap();
+    }
+    layer
+        .append_path_with_name("/bin/busybox", format!("{STORE_PATH}/bin/busybox"))
+        .unwrap_or_else(|error| panic!("/bin/busybox: {error}: `make test-parts` installs it"));
+    let programs = ["sh", "httpd", "mkdir", "sleep", "tail"];
+    let links = programs.map(|name| (format!("{STORE_PATH}/bin/{name}"), "busybox".to_owned()));
+    for (name, to) in links.into_iter().chain([("bin".to_owned(), format!("/{STORE_PATH}/bin"))]) {
+        let mut header = header(tar::EntryType::Symlink, 0o777);
+        layer.append_link(&mut header, name, to).unwrap();
     }
     let layer = layer.into_inner().unwrap();
     let diff_id: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();

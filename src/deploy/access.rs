@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use super::api::Api;
 use super::kubeconfig::Opened;
 use super::place::{Far, FarFile, Place};
 use super::{Error, Kubeconfig};
@@ -125,6 +126,22 @@ impl Access {
         (end < jiff::Timestamp::now()).then_some(end)
     }
 
+    /// The API server, if it can be asked without kubectl.
+    pub(super) fn api(&self) -> Option<Api> {
+        // What is of the far side is not read here.
+        let Place::Here = self.place else { return None };
+        // Several files are put together by kubectl.
+        let several =
+            || std::env::var_os("KUBECONFIG").is_some_and(|files| std::env::split_paths(&files).count() > 1);
+        if self.kubeconfig.is_none() && several() {
+            return None;
+        }
+        let path = path(self.kubeconfig.as_ref())?;
+        let mut opened = opened(self.kubeconfig.as_ref(), self.context.as_deref())?;
+        opened.settle_files(Some(std::path::absolute(path).ok()?.parent()?)).ok()?;
+        Api::new(&opened)
+    }
+
     /// How often the connection to the host was lost and made anew.
     pub(super) fn rebuilt(&self) -> u32 {
         match (&self.tunnel, &self.place) {
@@ -192,13 +209,17 @@ fn identity(kubeconfig: Option<&Kubeconfig>, context: Option<&str>) -> String {
 
 /// The kubeconfig that helm and kubectl use on this host.
 fn opened(kubeconfig: Option<&Kubeconfig>, context: Option<&str>) -> Option<Opened> {
-    let path = match kubeconfig {
+    let content = std::fs::read_to_string(path(kubeconfig)?).ok()?;
+    Opened::read(&content, context).ok()
+}
+
+/// Where it is.
+fn path(kubeconfig: Option<&Kubeconfig>) -> Option<PathBuf> {
+    match kubeconfig {
         Some(kubeconfig) => Some(kubeconfig.path().to_owned()),
         None => std::env::var_os("KUBECONFIG")
             .and_then(|paths| std::env::split_paths(&paths).next())
             .filter(|path| !path.as_os_str().is_empty())
             .or_else(|| std::env::home_dir().map(|home| home.join(".kube/config"))),
-    };
-    let content = std::fs::read_to_string(path?).ok()?;
-    Opened::read(&content, context).ok()
+    }
 }

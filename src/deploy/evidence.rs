@@ -1,6 +1,9 @@
 //! What can still be learned about a rollout that failed: states, exit codes, log lines, events.
 //!
-//! Collected before anything is undone, because undoing destroys it. Every list is bounded.
+//! Collected before anything is undone, because undoing destroys it. Every list is bounded, and all that does not depend
+//! on another answer is asked for at the same time.
+
+use std::thread;
 
 use serde::Serialize;
 
@@ -16,6 +19,8 @@ const LOG_LINES: usize = 50;
 const EVENTS: usize = 6;
 /// How many pods are looked at; of many pods that fail alike the first few tell it all.
 const PODS: usize = 3;
+/// How many workloads are asked about that have not enough pods.
+const WORKLOADS: usize = 6;
 
 /// What was found.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -137,55 +142,65 @@ impl Evidence {
                 .map(|pod| (pod, Some(job.title())))
         });
         let of_services = rollout.pods().filter(|pod| !pod.ready || pod.restarts > 0).map(|pod| (pod, None));
-        for (pod, hook) in of_hooks.chain(of_services).take(PODS) {
-            let mut found = PodEvidence::of(pod, kubectl)?;
-            found.hook = hook;
-            self.pods.push(found);
-        }
+        let lacking = rollout.workloads.iter().filter(|workload| match workload.kind.as_str() {
+            "job" => {
+                workload.object.condition("Failed").is_none()
+                    && workload.pods.is_empty()
+                    && failed_hook(workload)
+            }
+            _ => !workload.is_ready(),
+        });
+        let (pods, warnings) = thread::scope(|scope| {
+            let pods: Vec<_> = (of_hooks.chain(of_services).take(PODS))
+                .map(|(pod, hook)| scope.spawn(move || PodEvidence::of(pod, hook, kubectl)))
+                .collect();
+            let warnings: Vec<_> = (lacking.take(WORKLOADS))
+                .map(|workload| scope.spawn(move || (workload.title(), warnings(kubectl, workload))))
+                .collect();
+            let pods: Vec<_> = pods.into_iter().filter_map(|asked| asked.join().ok()).collect();
+            let warnings: Vec<_> = warnings.into_iter().filter_map(|asked| asked.join().ok()).collect();
+            (pods, warnings)
+        });
         for workload in &rollout.workloads {
-            let ready = workload.pods.iter().filter(|pod| pod.ready).count() as u64;
+            let title = workload.title();
             if workload.kind == "job" {
                 if workload.object.condition("Failed").is_some() {
-                    self.workloads.push(format!("{}: {}", workload.title(), workload.state()));
-                } else if workload.pods.is_empty() && failed_hook(&workload) {
-                    self.add_warnings(kubectl, workload)?;
+                    self.workloads.push(format!("{title}: {}", workload.state()));
                 }
-                continue;
-            }
-            if ready >= workload.wanted {
-                continue;
-            }
-            let title = workload.title();
-            for condition in &workload.object.status.conditions {
-                let failed = matches!(
-                    (condition.kind.as_str(), condition.status.as_str()),
-                    ("Progressing", "False") | ("ReplicaFailure", "True")
-                );
-                if failed {
-                    self.workloads.push(format!("{title}: {}: {}", condition.reason, condition.message));
+            } else if !workload.is_ready() {
+                for condition in &workload.object.status.conditions {
+                    let failed = matches!(
+                        (condition.kind.as_str(), condition.status.as_str()),
+                        ("Progressing", "False") | ("ReplicaFailure", "True")
+                    );
+                    if failed {
+                        self.workloads.push(format!("{title}: {}: {}", condition.reason, condition.message));
+                    }
                 }
             }
-            self.add_warnings(kubectl, workload)?;
+            if let Some((_, Ok(lines))) = warnings.iter().find(|(of, _)| *of == title) {
+                self.workloads.extend(lines.iter().cloned());
+            }
         }
-        Ok(())
-    }
-
-    /// Where pods could not even be made (quota, admission), only their maker knows.
-    fn add_warnings(&mut self, kubectl: &Kubectl, workload: &Workload) -> Result<(), Error> {
-        let maker = workload.replica_set.as_ref().unwrap_or(&workload.object);
-        // Objects in a list may not say their kind.
-        let kind = if workload.replica_set.is_some() { "ReplicaSet" } else { maker.kind.as_str() };
-        let name = &maker.metadata.name;
-        let events = kubectl.events(kind, name)?;
-        let title = kind.to_lowercase();
-        self.workloads
-            .extend(last_warnings(&events).into_iter().map(|event| format!("{title}/{name}: {event}")));
-        Ok(())
+        for pod in pods {
+            self.pods.push(pod?);
+        }
+        warnings.into_iter().try_for_each(|(_, warnings)| warnings.map(drop))
     }
 }
 
+/// Where pods could not even be made (quota, admission), only their maker knows.
+fn warnings(kubectl: &Kubectl, workload: &Workload) -> Result<Vec<String>, Error> {
+    let maker = workload.replica_set.as_ref().unwrap_or(&workload.object);
+    let kind = if workload.replica_set.is_some() { "ReplicaSet" } else { maker.kind.as_str() };
+    let name = &maker.metadata.name;
+    let events = kubectl.events(kind, name)?;
+    let title = kind.to_lowercase();
+    Ok(last_warnings(&events).into_iter().map(|event| format!("{title}/{name}: {event}")).collect())
+}
+
 impl PodEvidence {
-    fn of(pod: &ReleasePod, kubectl: &Kubectl) -> Result<Self, Error> {
+    fn of(pod: &ReleasePod, hook: Option<String>, kubectl: &Kubectl) -> Result<Self, Error> {
         let object = &pod.object;
         let unscheduled = object
             .condition("PodScheduled")
@@ -199,22 +214,29 @@ impl PodEvidence {
             .container_statuses
             .iter()
             .filter(|status| !status.ready || status.restart_count > 0);
-        let mut containers = Vec::new();
-        for status in initial.chain(main) {
-            let mut container = ContainerEvidence::of(status, object);
-            if container.has_run(status) {
-                container.read_log(kubectl, &pod.name, status);
-            }
-            containers.push(container);
-        }
-        let events = last_events(&kubectl.events("Pod", &pod.name)?);
+        let (events, containers) = thread::scope(|scope| {
+            let events = scope.spawn(|| kubectl.events("Pod", &pod.name));
+            let containers: Vec<_> = (initial.chain(main))
+                .map(|status| {
+                    scope.spawn(move || {
+                        let mut container = ContainerEvidence::of(status, object);
+                        if container.has_run(status) {
+                            container.read_log(kubectl, &pod.name, status);
+                        }
+                        container
+                    })
+                })
+                .collect();
+            let containers = containers.into_iter().filter_map(|asked| asked.join().ok()).collect();
+            (events.join().unwrap_or_else(|_| Ok(Vec::new())), containers)
+        });
         Ok(Self {
             name: pod.name.clone(),
             state: pod.state.clone(),
-            hook: None,
+            hook,
             unscheduled,
             containers,
-            events,
+            events: last_events(&events?),
         })
     }
 }
@@ -255,14 +277,18 @@ impl ContainerEvidence {
         let previous = status.restart_count > 0 && status.state.terminated.is_none();
         let runs = previous && status.state.running.is_some();
         let ask = |previous| kubectl.log(pod, &status.name, LOG_LINES, previous);
-        let mut first = ask(previous);
+        let (mut first, now) = thread::scope(|scope| {
+            let now = runs.then(|| scope.spawn(|| ask(false)));
+            (ask(previous), now.and_then(|now| now.join().ok()).and_then(Result::ok))
+        });
         if first.as_ref().map_or(true, Vec::is_empty) {
             // The run before may have been cleared away already; or it was started again since it was looked at.
-            if let Some(log) = ask(!previous).ok().filter(|log| !log.is_empty()) {
+            let other = if runs { now } else { ask(!previous).ok() };
+            if let Some(log) = other.filter(|log| !log.is_empty()) {
                 first = Ok(log);
             }
-        } else if runs {
-            self.log_now = ask(false).unwrap_or_default();
+        } else if let Some(now) = now {
+            self.log_now = now;
         }
         match first {
             Ok(log) => self.log = log,

@@ -157,11 +157,17 @@ impl Opened {
         Ok(Self { document, context: at, cluster })
     }
 
+    /// What it says of the cluster and of the user; null where it says nothing.
+    pub(super) fn parts(&self) -> (&Value, &Value) {
+        let name = &self.document["contexts"][self.context]["context"]["user"];
+        let users = self.document["users"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let user = users.iter().find(|user| user["name"] == *name).map_or(&Value::Null, |user| &user["user"]);
+        (&self.document["clusters"][self.cluster]["cluster"], user)
+    }
+
     /// Until when the certificate of the user is good, if it has one here.
     pub(super) fn user_certificate_end(&self) -> Option<jiff::Timestamp> {
-        let name = self.document["contexts"][self.context]["context"]["user"].as_str()?;
-        let users = self.document["users"].as_array()?;
-        let user = &users.iter().find(|user| user["name"] == name)?["user"];
+        let (_, user) = self.parts();
         let pem = match (&user["client-certificate-data"], &user["client-certificate"]) {
             (Value::String(data), _) => BASE64.decode(data.trim()).ok()?,
             (_, Value::String(path)) => std::fs::read(path).ok()?,

@@ -1,28 +1,41 @@
-//! kubectl: the same cluster as helm, asked for JSON.
+//! The same cluster as helm, asked for JSON: what pods, events, logs and keys of Secrets there are.
+//!
+//! Questions are paths of the Kubernetes API. [`Api`] asks them directly; where it cannot, `kubectl get --raw` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::sync::oneshot;
 
+use super::api::{Api, Failure};
 use super::manifest::decoded;
-use super::objects::{Event, EventList, List, Object};
+use super::objects::{Change, Event, EventList, HeldList, List, NodeList, Object};
 use super::place::Place;
 use super::process::{self, Captured};
 use super::{Error, Request};
 
 /// The most that is read of one answer, in bytes: a namespace with thousands of pods.
-const ANSWER_LIMIT: u64 = 64 << 20;
+const ANSWER_LIMIT: usize = 64 << 20;
 /// The most that is read of a container's log, in bytes.
 const LOG_LIMIT: usize = 64 << 10;
-/// The most that is read of the names of keys, in bytes.
-const KEYS_LIMIT: usize = 4 << 20;
 /// How long the API server may take for one answer.
 const REQUEST_TIMEOUT: &str = "--request-timeout=10s";
 
-/// The kubectl that is on PATH, bound to a cluster and a namespace.
+/// The kinds whose pods are looked at: where the API has them, and their name there.
+const WORKLOADS: [(&str, &str, &str); 6] = [
+    ("/apis/apps/v1", "deployments", "Deployment"),
+    ("/apis/apps/v1", "statefulsets", "StatefulSet"),
+    ("/apis/apps/v1", "daemonsets", "DaemonSet"),
+    ("/apis/apps/v1", "replicasets", "ReplicaSet"),
+    ("/apis/batch/v1", "jobs", "Job"),
+    ("/api/v1", "pods", "Pod"),
+];
+
+/// The cluster, bound to a namespace: asked directly where that can be, else by the kubectl that is on PATH.
 #[derive(Clone)]
 pub(super) struct Kubectl {
     path: PathBuf,
@@ -30,6 +43,7 @@ pub(super) struct Kubectl {
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
     namespace: String,
+    api: Option<Arc<Api>>,
 }
 
 impl Kubectl {
@@ -49,27 +63,41 @@ impl Kubectl {
             kubeconfig: request.access.kubeconfig.as_ref().map(|kubeconfig| kubeconfig.path().to_owned()),
             context: request.access.context.clone(),
             namespace: request.namespace.clone(),
+            api: request.access.api().map(Arc::new),
         })
+    }
+
+    /// Whether a question costs no program start.
+    pub(super) fn is_quick(&self) -> bool {
+        self.api.as_ref().is_some_and(|api| api.is_proven())
     }
 
     /// The workloads, ReplicaSets and pods of the namespace.
     pub(super) fn workloads(&self) -> Result<Vec<Object>, Error> {
-        let mut command = self.command();
-        command.args([
-            "get",
-            "deployments,statefulsets,daemonsets,replicasets,jobs,pods",
-            "--output",
-            "json",
-        ]);
-        Ok(self.json::<List>(&mut command, "get pods")?.items)
+        const WHAT: &str = "get pods";
+        let paths = WORKLOADS.map(|(group, name, _)| format!("{group}/namespaces/{}/{name}", self.namespace));
+        let Some(lists) = self.directly(&paths, ANSWER_LIMIT, WHAT) else {
+            // One program start for all of them.
+            let mut command = self.command();
+            let names: Vec<&str> = WORKLOADS.iter().map(|(_, name, _)| *name).collect();
+            command.args(["get", &names.join(","), "--output", "json"]);
+            return Ok(self.json::<List>(&mut command, WHAT)?.items);
+        };
+        let mut objects = Vec::new();
+        for ((_, _, kind), list) in WORKLOADS.into_iter().zip(lists?) {
+            let mut items = parsed::<List>(&list, WHAT)?.items;
+            // Those of a list do not say it themselves.
+            items.iter_mut().for_each(|item| kind.clone_into(&mut item.kind));
+            objects.append(&mut items);
+        }
+        Ok(objects)
     }
 
     /// The events about one object, the oldest first.
     pub(super) fn events(&self, kind: &str, name: &str) -> Result<Vec<Event>, Error> {
-        let mut command = self.command();
-        command.args(["get", "events", "--output", "json", "--field-selector"]);
-        command.arg(format!("involvedObject.kind={kind},involvedObject.name={name}"));
-        let mut events = self.json::<EventList>(&mut command, "get events")?.items;
+        let selector = format!("involvedObject.kind%3D{kind}%2CinvolvedObject.name%3D{name}");
+        let path = format!("{}/events?fieldSelector={selector}", self.own());
+        let mut events = self.ask::<EventList>(&path, "get events")?.items;
         events.sort_by(|a, b| a.when().cmp(b.when()));
         Ok(events)
     }
@@ -82,21 +110,23 @@ impl Kubectl {
         lines: usize,
         previous: bool,
     ) -> Result<Vec<String>, Error> {
-        let mut command = self.command();
-        command.args(["logs", pod, "--container", container]);
-        command.arg(format!("--tail={lines}")).arg(format!("--limit-bytes={LOG_LIMIT}"));
-        if previous {
-            command.arg("--previous");
+        const WHAT: &str = "logs";
+        let path = format!(
+            "{}/pods/{pod}/log?container={container}&tailLines={lines}&limitBytes={LOG_LIMIT}&previous={previous}",
+            self.own()
+        );
+        let log = self.raw(&path, 2 * LOG_LIMIT, WHAT)?;
+        let log = String::from_utf8_lossy(&log);
+        // The kubelet says this as if it were the log, with status 200.
+        if log.starts_with("unable to retrieve container logs") {
+            return Err(Error::Kubectl { what: WHAT, message: last_line(&log) });
         }
-        let Captured { success, stdout, stderr } =
-            process::capture_at(&self.place, &mut command, process::text(LOG_LIMIT))?;
-        // The kubelet says this as if it were the log, and kubectl exits with 0.
-        let no_log = stdout.starts_with("unable to retrieve container logs");
-        if !success || no_log {
-            let said = if no_log { &stdout } else { &stderr };
-            return Err(Error::Kubectl { what: "logs", message: last_line(said) });
-        }
-        Ok(stdout.lines().map(str::to_owned).collect())
+        Ok(log.lines().map(str::to_owned).collect())
+    }
+
+    /// Where the API has the namespace.
+    fn own(&self) -> String {
+        format!("/api/v1/namespaces/{}", self.namespace)
     }
 
     fn command(&self) -> Command {
@@ -117,63 +147,59 @@ impl Kubectl {
     }
 }
 
-/// Names of Secrets and ConfigMaps with the names of their keys. The template is filled in by kubectl, so that no value
-/// ever leaves it.
-const KEYS: &str = "go-template={{range .items}}{{.kind}} {{.metadata.name}}{{range $key, $value := .data}} {{$key}}\
-     {{end}}{{range $key, $value := .binaryData}} {{$key}}{{end}}\n{{end}}";
-
-/// The values of Secrets, in base64, one a line.
-const VALUES: &str = "go-template={{range .items}}{{if ne .type \"helm.sh/release.v1\"}}{{range .data}}{{.}}\n{{end}}{{end}}{{end}}";
-
 /// The keys of the Secrets and ConfigMaps of a namespace, by kind and name.
 pub(super) type Keys = BTreeMap<(String, String), BTreeSet<String>>;
 
+/// helm's own records are left out: they are large, and hold the values of the chart.
+const SECRETS: &str = "secrets?fieldSelector=type%21%3Dhelm.sh%2Frelease.v1";
+
 impl Kubectl {
-    /// The keys of all Secrets and ConfigMaps.
+    /// The keys of all Secrets and ConfigMaps. Their values are passed over.
     pub(super) fn keys(&self) -> Result<Keys, Error> {
-        let mut command = self.command();
-        command.args(["get", "secrets,configmaps", "--output", KEYS]);
-        let Captured { success, stdout, stderr } =
-            process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT))?;
-        if !success {
-            return Err(Error::Kubectl { what: "get secrets", message: last_line(&stderr) });
-        }
-        let line = |line: &str| {
-            let mut words = line.split(' ').map(str::to_owned);
-            Some(((words.next()?, words.next()?), words.collect()))
+        const WHAT: &str = "get secrets";
+        let paths = [SECRETS, "configmaps"].map(|name| format!("{}/{name}", self.own()));
+        let lists = match self.directly(&paths, ANSWER_LIMIT, WHAT) {
+            Some(lists) => lists?,
+            None => paths.iter().map(|path| self.raw(path, ANSWER_LIMIT, WHAT)).collect::<Result<_, _>>()?,
         };
-        Ok(stdout.lines().filter_map(line).collect())
+        let mut keys = Keys::new();
+        for (kind, list) in ["Secret", "ConfigMap"].into_iter().zip(lists) {
+            for held in parsed::<HeldList<IgnoredAny>>(&list, WHAT)?.items {
+                let names = held.data.into_keys().chain(held.binary_data.into_keys()).collect();
+                keys.insert((kind.to_owned(), held.metadata.name), names);
+            }
+        }
+        Ok(keys)
     }
 
     /// The values of all Secrets, to be hidden in what others say; helm's own records are left out.
     pub(super) fn secret_values(&self) -> Vec<String> {
-        let mut command = self.command();
-        command.args(["get", "secrets", "--output", VALUES]);
-        let answer = process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT));
-        let Ok(Captured { success: true, stdout, .. }) = answer else { return Vec::new() };
-        stdout.lines().filter_map(decoded).collect()
+        let list = self.ask::<HeldList<String>>(&format!("{}/{SECRETS}", self.own()), "get secrets");
+        let held = list.map(|list| list.items).unwrap_or_default();
+        held.into_iter()
+            .flat_map(|held| held.data.into_values())
+            .filter_map(|value| decoded(&value))
+            .collect()
     }
 
     /// The kinds of machines that the nodes are, such as `amd64`; none if that may not be asked.
     pub(super) fn machines(&self) -> Vec<String> {
-        let mut command = self.command();
-        command.args(["get", "nodes", "--output", "jsonpath={.items[*].status.nodeInfo.architecture}"]);
-        match process::capture_at(&self.place, &mut command, process::text(KEYS_LIMIT)) {
-            Ok(Captured { success: true, stdout, .. }) => {
-                stdout.split_whitespace().map(str::to_owned).collect()
-            }
-            _ => Vec::new(),
-        }
+        let nodes = self.ask::<NodeList>("/api/v1/nodes", "get nodes").map(|list| list.items);
+        let nodes = nodes.unwrap_or_default();
+        nodes
+            .into_iter()
+            .map(|node| node.status.node_info.architecture)
+            .filter(|name| !name.is_empty())
+            .collect()
     }
 
     /// Whether the namespace is there; `None` if that may not be asked.
     pub(super) fn has_namespace(&self, name: &str) -> Option<bool> {
-        let mut command = self.command();
-        command.args(["get", "namespace", name, "--output", "name"]);
-        let answer = process::capture_at(&self.place, &mut command, process::text(1024)).ok()?;
-        match answer.success {
-            true => Some(true),
-            false => answer.stderr.contains("NotFound").then_some(false),
+        match self.raw(&format!("/api/v1/namespaces/{name}"), ANSWER_LIMIT, "get namespace") {
+            Ok(_) => Some(true),
+            Err(error) => {
+                error.to_string().contains(&format!("namespaces {name:?} not found")).then_some(false)
+            }
         }
     }
 
@@ -193,6 +219,18 @@ impl Kubectl {
 
     /// Follows the events of the namespace from now on; `None` where that cannot be done.
     pub(super) fn follow_events(&self, mut each: impl FnMut(Event) + Send + 'static) -> Option<Follower> {
+        if let Some(api) = self.api.clone().filter(|api| api.is_proven()) {
+            let (stop, stopped) = oneshot::channel();
+            let list = format!("{}/events?limit=1", self.own());
+            let path = format!("{}/events?watch=true", self.own());
+            let line = move |line: &[u8]| {
+                if let Ok(Change { object }) = serde_json::from_slice(line) {
+                    each(object);
+                }
+            };
+            std::thread::spawn(move || api.follow(&list, &path, stopped, line));
+            return Some(Follower::Thread(stop));
+        }
         if !matches!(self.place, Place::Here) {
             return None;
         }
@@ -205,12 +243,48 @@ impl Kubectl {
             let events = serde_json::Deserializer::from_reader(BufReader::new(stdout)).into_iter::<Event>();
             events.map_while(Result::ok).for_each(&mut each);
         });
-        Some(Follower(child))
+        Some(Follower::Program(child))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &str, what: &'static str) -> Result<T, Error> {
+        parsed(&self.raw(path, ANSWER_LIMIT, what)?, what)
+    }
+
+    /// What the API has at a path.
+    fn raw(&self, path: &str, limit: usize, what: &'static str) -> Result<Vec<u8>, Error> {
+        if let Some(answers) = self.directly(&[path.to_owned()], limit, what) {
+            return Ok(answers?.pop().unwrap_or_default());
+        }
+        let mut command = self.command();
+        command.args(["get", "--raw", path]);
+        let Captured { success, stdout, stderr } =
+            process::capture_at(&self.place, &mut command, process::bytes(limit))?;
+        if success {
+            return Ok(stdout);
+        }
+        Err(Error::Kubectl { what, message: last_line(&stderr) })
+    }
+
+    /// The same of several paths, without kubectl. `None`: kubectl is to be asked.
+    fn directly(
+        &self,
+        paths: &[String],
+        limit: usize,
+        what: &'static str,
+    ) -> Option<Result<Vec<Vec<u8>>, Error>> {
+        let message = match self.api.as_ref()?.get(paths, limit) {
+            Ok(answers) => return Some(Ok(answers)),
+            Err(Failure::Unproven) => return None,
+            Err(Failure::Lost(why)) => format!("the API server does not answer: {why}"),
+            Err(Failure::Refused(message)) => message,
+        };
+        Some(Err(Error::Kubectl { what, message }))
     }
 
     fn json<T: DeserializeOwned>(&self, command: &mut Command, what: &'static str) -> Result<T, Error> {
         let failed = |message: String| Error::Kubectl { what, message };
-        let read = |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT)));
+        let read =
+            |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT as u64)));
         let Captured { success, stdout, stderr } = process::capture_at(&self.place, command, read)?;
         if !success {
             return Err(failed(last_line(&stderr)));
@@ -219,14 +293,24 @@ impl Kubectl {
     }
 }
 
-/// A kubectl that watches, ended when this is dropped.
-pub(super) struct Follower(Child);
+fn parsed<T: DeserializeOwned>(answer: &[u8], what: &'static str) -> Result<T, Error> {
+    serde_json::from_slice(answer).map_err(|error| Error::Kubectl { what, message: error.to_string() })
+}
+
+/// Something that watches, ended when this is dropped.
+pub(super) enum Follower {
+    /// It ends when the other end of this is gone.
+    Thread(#[expect(dead_code, reason = "dropping it is what it is for")] oneshot::Sender<()>),
+    Program(Child),
+}
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        // It only reads: nothing is lost with it.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Self::Program(child) = self {
+            // It only reads: nothing is lost with it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Deployment with helm: running it, watching the rollout and saying why it failed.
 //!
-//! helm does what helm is for and is not imitated; kubectl says, as JSON, what becomes of the pods. This room
-//! knows both programs, the objects that they print, and what those objects mean when a deployment fails.
+//! helm does what helm is for and is not imitated; the API server says, as JSON, what becomes of the pods. This room
+//! knows helm and kubectl, the objects that the API has, and what those objects mean when a deployment fails.
 //!
 //! | Module | Holds |
 //! | --- | --- |
@@ -9,7 +9,8 @@
 //! | `access`, `place` | the way to the cluster: directly, through SSH, or with all programs on the far side |
 //! | `kubeconfig` | a file, or a secret that is a file for the moment, or one whose server is moved |
 //! | `expiry` | until when a certificate is good |
-//! | `helm`, `kubectl` | the two programs: found, asked for their version, called |
+//! | `helm` | helm: found, asked for its version, called |
+//! | `api`, `kubectl` | the cluster asked: directly, or by kubectl where only that knows the way |
 //! | `process`, `remote` | children with bounded output and a chance to end on their own; the same over SSH |
 //! | `claim` | one deployment of a release at a time on this host, and who left one unfinished |
 //! | `at_work` | whether a helm works on the release right now, here or on the far side |
@@ -30,6 +31,7 @@
 //! | `report` | the outcome for people, for programs and for the job's summary |
 
 mod access;
+mod api;
 mod at_work;
 mod claim;
 mod diagnosis;

@@ -1,4 +1,4 @@
-//! The few fields of Kubernetes objects that matter here, as `kubectl get -o json` prints them.
+//! The few fields of Kubernetes objects that matter here, as the API has them in JSON.
 //!
 //! One struct for all kinds: what a kind does not have stays empty. The environment of containers, where secrets
 //! may be, is not read at all.
@@ -146,6 +146,57 @@ pub(super) struct Terminated {
     pub(super) exit_code: i64,
     pub(super) reason: String,
     pub(super) message: String,
+}
+
+/// A list of Secrets or ConfigMaps.
+#[derive(Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
+pub(super) struct HeldList<T> {
+    #[serde(default = "Vec::new")]
+    pub(super) items: Vec<Held<T>>,
+}
+
+/// A Secret or ConfigMap. It may hold secrets: no `Debug`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", bound = "T: Deserialize<'de>")]
+pub(super) struct Held<T> {
+    pub(super) metadata: Metadata,
+    #[serde(default = "BTreeMap::new")]
+    pub(super) data: BTreeMap<String, T>,
+    #[serde(default = "BTreeMap::new")]
+    pub(super) binary_data: BTreeMap<String, IgnoredAny>,
+}
+
+/// A list of nodes.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct NodeList {
+    #[serde(default)]
+    pub(super) items: Vec<Node>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Node {
+    pub(super) status: NodeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct NodeStatus {
+    pub(super) node_info: NodeInfo,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeInfo {
+    /// As Go names it.
+    pub(super) architecture: String,
+}
+
+/// One line of a watch.
+#[derive(Debug, Deserialize)]
+pub(super) struct Change {
+    pub(super) object: Event,
 }
 
 /// A list of events.

@@ -98,6 +98,11 @@ pub(super) fn text(limit: usize) -> impl FnOnce(&mut dyn Read) -> String {
     move |pipe| String::from_utf8_lossy(&keep_beginning(pipe, limit)).into_owned()
 }
 
+/// The same as bytes.
+pub(super) fn bytes(limit: usize) -> impl FnOnce(&mut dyn Read) -> Vec<u8> {
+    move |pipe| keep_beginning(pipe, limit)
+}
+
 /// Reads everything and keeps the first `limit` bytes.
 fn keep_beginning(mut pipe: impl Read, limit: usize) -> Vec<u8> {
     let mut kept = Vec::new();

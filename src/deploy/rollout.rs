@@ -174,6 +174,11 @@ impl Workload {
         format!("{}/{}", self.kind, self.name)
     }
 
+    /// Whether all pods of the newest revision are ready.
+    pub(super) fn is_ready(&self) -> bool {
+        self.pods.iter().filter(|pod| pod.ready).count() as u64 >= self.wanted
+    }
+
     pub(super) fn state(&self) -> String {
         if self.kind == "job" {
             let condition = |kind| self.object.condition(kind).filter(|condition| condition.status == "True");

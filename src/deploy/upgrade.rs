@@ -31,8 +31,12 @@ use super::{Error, Request, in_use, manifest, registry};
 const LOOK_SOON: Duration = Duration::from_secs(1);
 /// How long to wait between two looks at the pods of a rollout that takes its time.
 const LOOK_LATER: Duration = Duration::from_millis(1500);
+/// The same where a look costs no program start.
+const QUICK_LOOK: Duration = Duration::from_millis(400);
 /// How often a signal is looked for.
 const SIGNAL_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether helm is gone, once it says no more.
+const END_EVERY: Duration = Duration::from_millis(2);
 /// How many of helm's last lines are kept.
 const HELM_LINES: usize = 40;
 /// How long a helm that was asked to end may take to mark its release.
@@ -88,6 +92,21 @@ pub struct Failed {
     pub(super) told: bool,
 }
 
+impl Failed {
+    fn new(cause: Cause, took: Duration, state: String) -> Self {
+        let (evidence, changes) = (Evidence::default(), Vec::new());
+        Self { cause, evidence, changes, undone: None, state, took, told: false }
+    }
+
+    /// Why, what to do about it, what that was told from, and what changed.
+    fn tell(&self, say: &mut dyn FnMut(&str)) {
+        say(&format!("failed after {:.1} s: {}", self.took.as_secs_f64(), self.cause.sentence));
+        say(&format!("what to do: {}", self.cause.remedy));
+        self.findings().lines().for_each(&mut *say);
+        self.changed().lines().for_each(say);
+    }
+}
+
 enum News {
     Helm(String),
     HelmEnded,
@@ -122,10 +141,21 @@ impl Run {
 struct End {
     success: bool,
     cancelled: bool,
-    /// Why it was of no use to wait, and what was seen then.
-    hopeless: Option<(String, Evidence)>,
+    /// Why it was of no use to wait. It was said already.
+    hopeless: Option<Known>,
     /// helm's last words.
     words: String,
+}
+
+/// What is known of a failure before anything is done about it.
+struct Known {
+    cause: Cause,
+    evidence: Evidence,
+    /// What changed against the last good revision, if it was asked.
+    changes: Option<Vec<String>>,
+    took: Duration,
+    /// Whether it was said already.
+    told: bool,
 }
 
 /// All that a deployment works with.
@@ -230,7 +260,7 @@ impl Deployment<'_> {
         let first = Rollout::of(&self.request.release, &objects, &self.hooks);
         let (send, news) = mpsc::channel();
         let mut run = claim.shared(|| self.start(&send))?;
-        let end = self.follow(&mut run, &news, send, first, watchful, say)?;
+        let end = self.follow(&mut run, &before, (send, news), first, watchful, say)?;
         drop(run);
         let outcome = self.conclude(&before, end, say);
         // A release that is still locked is the next one's to free: the note says whose it is.
@@ -255,8 +285,8 @@ impl Deployment<'_> {
     fn follow(
         &self,
         run: &mut Run,
-        news: &Receiver<News>,
-        send: Sender<News>,
+        before: &[Revision],
+        (send, news): (Sender<News>, Receiver<News>),
         first: Rollout,
         mut watchful: Watchful,
         say: &mut dyn FnMut(&str),
@@ -270,6 +300,7 @@ impl Deployment<'_> {
         let (mut cancelled, mut hopeless) = (false, None);
         let mut told: Option<Instant> = None;
         let mut rebuilt = self.request.access.rebuilt();
+        let mut silent = false;
         let success = loop {
             if self.request.access.rebuilt() != rebuilt {
                 rebuilt = self.request.access.rebuilt();
@@ -286,7 +317,7 @@ impl Deployment<'_> {
                 run.signal(true);
                 told = None;
             }
-            match news.recv_timeout(SIGNAL_EVERY) {
+            match news.recv_timeout(if silent { END_EVERY } else { SIGNAL_EVERY }) {
                 Ok(News::Helm(mut line)) => {
                     self.hidden.hide(&mut line);
                     // What it says when it is told to stop is no news.
@@ -308,10 +339,8 @@ impl Deployment<'_> {
                         && hopeless.is_none()
                         && told.is_none()
                     {
-                        say(&format!("this does not heal by itself: {why}"));
                         // Before anything ends, because ending is the first step of undoing.
-                        let evidence = self.evidence(String::new());
-                        hopeless = Some((why, evidence));
+                        hopeless = Some(self.given_up(before, why, say));
                         run.signal(false);
                         told = Some(Instant::now());
                     }
@@ -326,17 +355,23 @@ impl Deployment<'_> {
                         say(&line);
                     }
                 }
-                Ok(News::HelmEnded) => {}
+                Ok(News::HelmEnded) => silent = true,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             if let Some(success) = run.ended()? {
                 // What is still in the pipe; a grandchild may keep it open for ever.
-                while let Ok(News::Helm(mut line)) = news.recv_timeout(SIGNAL_EVERY) {
-                    self.hidden.hide(&mut line);
-                    if is_news(&line) && hopeless.is_none() {
-                        say(&format!("helm: {line}"));
+                while !silent {
+                    match news.recv_timeout(SIGNAL_EVERY) {
+                        Ok(News::Helm(mut line)) => {
+                            self.hidden.hide(&mut line);
+                            if is_news(&line) && hopeless.is_none() {
+                                say(&format!("helm: {line}"));
+                            }
+                            words.push_back(line);
+                        }
+                        Ok(News::HelmEnded) | Err(_) => silent = true,
+                        Ok(News::Look(_) | News::Event(_)) => {}
                     }
-                    words.push_back(line);
                 }
                 break success;
             }
@@ -345,6 +380,22 @@ impl Deployment<'_> {
         drop((watcher, events));
         let words: Vec<String> = words.into();
         Ok(End { success: success && hopeless.is_none(), cancelled, hopeless, words: words.join("\n") })
+    }
+
+    /// Secures the evidence of a rollout that does not become well, and says at once what it proves.
+    fn given_up(&self, before: &[Revision], mut why: String, say: &mut dyn FnMut(&str)) -> Known {
+        self.hidden.hide(&mut why);
+        say(&format!("this does not heal by itself: {why}"));
+        let mut known = self.looked_into(before, String::new());
+        if known.cause.kind == Kind::Unknown {
+            known.cause.sentence = why;
+        }
+        known.told = true;
+        let mut failed = Failed::new(known.cause.clone(), known.took, String::new());
+        failed.evidence = known.evidence.clone();
+        failed.changes = known.changes.clone().unwrap_or_default();
+        failed.tell(say);
+        known
     }
 
     /// Looks at the pods again and again, in a thread of its own, until the returned sender is dropped.
@@ -356,7 +407,10 @@ impl Deployment<'_> {
             let began = Instant::now();
             let mut stuck = Stuck::default();
             loop {
-                let pause = (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER);
+                let pause = match kubectl.is_quick() {
+                    true => QUICK_LOOK,
+                    false => (began.elapsed() / 10).clamp(LOOK_SOON, LOOK_LATER),
+                };
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
@@ -388,25 +442,23 @@ impl Deployment<'_> {
             let (state, locked) = self.state_after(say);
             return Ok((Outcome::Cancelled { state }, locked));
         }
-        let (cause, evidence) = match hopeless {
-            Some((mut why, mut evidence)) => {
-                self.hidden.hide(&mut why);
-                evidence.helm = words;
-                let mut cause = self.diagnosed(&evidence);
-                if cause.kind == Kind::Unknown {
-                    cause.sentence = why;
-                }
-                (cause, evidence)
-            }
-            // Where helm got nowhere, the pods are those of an older revision and prove nothing.
-            None => match diagnose_helm(&words) {
-                Some(cause) => (self.expired(cause), Evidence { helm: words, ..Evidence::default() }),
-                None => {
-                    let evidence = self.evidence(words);
-                    (self.diagnosed(&evidence), evidence)
-                }
+        if let Some(mut known) = hopeless {
+            known.evidence.helm = words;
+            let (failed, locked) = self.failed(before, known, say);
+            return Ok((Outcome::Failed(Box::new(failed)), locked));
+        }
+        // Where helm got nowhere, the pods are those of an older revision and prove nothing.
+        let known = match diagnose_helm(&words) {
+            Some(cause) => Known {
+                cause: self.expired(cause),
+                evidence: Evidence { helm: words, ..Evidence::default() },
+                changes: None,
+                took,
+                told: false,
             },
+            None => Known { took, ..self.looked_into(before, words) },
         };
+        let Known { cause, evidence, .. } = &known;
         let cause = match self.request.access.trouble() {
             Some(trouble)
                 if matches!(cause.kind, Kind::Unreachable | Kind::Unknown)
@@ -419,9 +471,9 @@ impl Deployment<'_> {
                  does not depend on the connection",
                 )
             }
-            _ => cause,
+            _ => cause.clone(),
         };
-        let (failed, locked) = self.failed(before, cause, evidence, took, say);
+        let (failed, locked) = self.failed(before, Known { cause, ..known }, say);
         Ok((Outcome::Failed(Box::new(failed)), locked))
     }
 
@@ -510,19 +562,17 @@ impl Deployment<'_> {
             return Ok((Outcome::Deployed(Box::new(deployed)), false));
         };
         say(&format!("helm was content, but {why}"));
-        let mut evidence = self.evidence(String::new());
-        if evidence.pods.is_empty() {
-            evidence.add_logs(&self.kubectl, &rollout);
-            evidence.hide(self.all_hidden());
+        let mut known = self.looked_into(before, String::new());
+        if known.evidence.pods.is_empty() {
+            known.evidence.add_logs(&self.kubectl, &rollout);
+            known.evidence.hide(self.all_hidden());
         }
-        let cause = cause.unwrap_or_else(|| {
-            let mut cause = self.diagnosed(&evidence);
-            if cause.kind == Kind::Unknown {
-                cause.sentence = why;
-            }
-            cause
-        });
-        let (failed, locked) = self.failed(before, cause, evidence, self.began.elapsed(), say);
+        match cause {
+            Some(cause) => known.cause = cause,
+            None if known.cause.kind == Kind::Unknown => known.cause.sentence = why,
+            None => {}
+        }
+        let (failed, locked) = self.failed(before, known, say);
         Ok((Outcome::Failed(Box::new(failed)), locked))
     }
 
@@ -544,15 +594,8 @@ impl Deployment<'_> {
 
     /// helm was content, and that is all that is known.
     fn unproven(&self, revision: u64, cause: Cause) -> Failed {
-        Failed {
-            cause,
-            evidence: Evidence::default(),
-            changes: Vec::new(),
-            undone: None,
-            state: format!("release {} is at revision {revision} (deployed)", self.request.release),
-            took: self.began.elapsed(),
-            told: false,
-        }
+        let state = format!("release {} is at revision {revision} (deployed)", self.request.release);
+        Failed::new(cause, self.began.elapsed(), state)
     }
 
     /// Watches pods that are ready: whether they stay, and are not started again.
@@ -598,13 +641,18 @@ impl Deployment<'_> {
         Ok(why.map_or(Settled::Well(last), Settled::Ill))
     }
 
-    /// All that can still be learned, without the values of Secrets.
-    fn evidence(&self, helm: String) -> Evidence {
+    /// All that can still be learned, without the values of Secrets, and what it proves. `words` are helm's last.
+    fn looked_into(&self, before: &[Revision], words: String) -> Known {
+        let newest = before.first().map_or(0, |newest| newest.revision);
+        let good = release::good(before).map(|good| good.revision);
         thread::scope(|scope| {
             let hidden = scope.spawn(|| self.all_hidden());
-            let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, helm);
+            let changes = good.map(|good| scope.spawn(move || self.changes(good, newest + 1)));
+            let mut evidence = Evidence::collect(&self.kubectl, self.request, &self.hooks, words);
             evidence.hide(hidden.join().unwrap_or(&self.hidden));
-            evidence
+            let cause = self.diagnosed(&evidence);
+            let changes = changes.and_then(|changes| changes.join().ok());
+            Known { cause, evidence, changes, took: self.began.elapsed(), told: false }
         })
     }
 
@@ -642,14 +690,10 @@ impl Deployment<'_> {
     }
 
     /// After the evidence: what changed, going back, and the state of it all.
-    fn failed(
-        &self,
-        before: &[Revision],
-        cause: Cause,
-        evidence: Evidence,
-        took: Duration,
-        say: &mut dyn FnMut(&str),
-    ) -> (Failed, bool) {
+    fn failed(&self, before: &[Revision], known: Known, say: &mut dyn FnMut(&str)) -> (Failed, bool) {
+        let Known { cause, evidence, changes, took, told } = known;
+        let asked = changes.is_some();
+        let changes = changes.unwrap_or_default();
         // A cluster that does not answer would be waited for once more.
         if matches!(cause.kind, Kind::Unreachable | Kind::Kubeconfig | Kind::Credentials | Kind::Certificate)
         {
@@ -657,20 +701,19 @@ impl Deployment<'_> {
                 "the state of release {} is not known; if this left it locked, the next deployment from here frees it",
                 self.request.release
             );
-            let (changes, undone, told) = (Vec::new(), None, false);
-            return (Failed { cause, evidence, changes, undone, state, took, told }, true);
+            return (Failed { cause, evidence, changes, undone: None, state, took, told }, true);
         }
-        let (state, changes) = (String::new(), Vec::new());
+        let state = String::new();
         let mut failed = Failed { cause, evidence, changes, undone: None, state, took, told: true };
         // Going back may take its time; why it is gone back is known now.
-        say(&format!("failed after {:.1} s: {}", took.as_secs_f64(), failed.cause.sentence));
-        say(&format!("what to do: {}", failed.cause.remedy));
-        failed.findings().lines().for_each(&mut *say);
+        if !told {
+            failed.tell(say);
+        }
         let (history, mut undone) = self.freed(say);
         let newest_before = before.first().map_or(0, |newest| newest.revision);
         let bad = history.iter().find(|revision| revision.revision == newest_before + 1);
         let good = release::good(before);
-        if let (Some(bad), Some(good)) = (bad, good) {
+        if let (Some(bad), Some(good), false) = (bad, good, asked) {
             failed.changes = self.changes(good.revision, bad.revision);
             failed.changed().lines().for_each(&mut *say);
         }
@@ -768,15 +811,8 @@ impl Deployment<'_> {
 
     /// Refused before anything was changed.
     fn refused(&self, cause: Cause) -> Outcome {
-        Outcome::Failed(Box::new(Failed {
-            cause,
-            evidence: Evidence::default(),
-            changes: Vec::new(),
-            undone: None,
-            state: "nothing was changed".to_owned(),
-            took: self.began.elapsed(),
-            told: false,
-        }))
+        let state = "nothing was changed".to_owned();
+        Outcome::Failed(Box::new(Failed::new(cause, self.began.elapsed(), state)))
     }
 
     fn cancelled(&self, state: &str) -> Outcome {

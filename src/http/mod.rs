@@ -60,6 +60,14 @@ pub fn client(options: &Options) -> Result<reqwest::Client, reqwest::Error> {
     builder(options).build().or_else(|_| builder(options).tls_backend_preconfigured(built_in_roots()).build())
 }
 
+/// The same with a TLS set-up of its own: an authority of a cluster, a certificate to show.
+///
+/// # Errors
+/// When the set-up is refused.
+pub fn client_with(options: &Options, tls: rustls::ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    builder(options).tls_backend_preconfigured(tls).build()
+}
+
 /// TLS that trusts the roots which are compiled in.
 fn built_in_roots() -> rustls::ClientConfig {
     let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };

@@ -3,8 +3,10 @@
 use reqwest::header::{ACCEPT, HeaderMap};
 use reqwest::{Method, StatusCode};
 
+use super::answer::{MAX_ANSWER, read};
 use super::location::{Target, shown};
-use super::{Access, Authorization, Credentials, Options, Registry, Request, is_passing, read};
+use super::login::Authorization;
+use super::{Access, Credentials, Options, Registry, Request, is_passing};
 use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error, Repository};
 
@@ -66,7 +68,7 @@ impl Packages {
         if answer.status() != StatusCode::OK {
             return Ok(None);
         }
-        let body = read(answer, super::MAX_ANSWER).await.unwrap_or_default();
+        let body = read(answer, MAX_ANSWER).await.unwrap_or_default();
         if serde_json::from_slice::<Answer>(&body).is_err() {
             return Ok(None);
         }

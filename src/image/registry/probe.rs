@@ -3,9 +3,11 @@
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, Url};
 
+use super::answer::{MAX_ANSWER, read, reason, words};
 use super::auth::{self, Challenge};
 use super::location::{same_origin, shown};
-use super::{Access, Credentials, MAX_ANSWER, Options, Registry, SMALL, read, reason, words};
+use super::login::with_secret;
+use super::{Access, Credentials, Options, Registry, SMALL};
 use crate::image::{Error, Repository};
 
 /// Gitea's token service, for registries that name none.
@@ -127,7 +129,7 @@ impl Probe {
                 let mut builder = self.0.http.get(url.clone()).timeout(SMALL);
                 // Credentials go to the registry's own address only, even to find out.
                 if let Some(credentials) = credentials.filter(|_| same_origin(&url, &self.0.base)) {
-                    builder = super::with_secret(builder, &credentials.basic());
+                    builder = with_secret(builder, &credentials.basic());
                 }
                 let answer =
                     builder.send().await.map_err(|error| format!("the realm: {}", reason(&error)))?;
@@ -149,7 +151,7 @@ impl Probe {
                       application/vnd.oci.image.index.v1+json";
         let mut builder = self.0.http.get(target.url).timeout(SMALL).header(reqwest::header::ACCEPT, accept);
         if let Some(authorization) = authorization {
-            builder = super::with_secret(builder, &authorization);
+            builder = with_secret(builder, &authorization);
         }
         let answer = builder.send().await.map_err(|error| reason(&error))?;
         match answer.status() {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Method, Response, StatusCode};
 
+use super::answer::{read, reason};
 use super::location::{Target, shown};
-use super::{Backoff, Challenge, Registry, Request, is_passing, read, reason};
+use super::{Backoff, Challenge, Registry, Request, is_passing};
 use crate::image::layer::{Broken, Outcome, Packed, Packing};
 use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error};
