@@ -342,5 +342,5 @@ fn a_runner_that_sees_only_its_own_processes_measures_them() {
     assert!(text.contains("##[warning]limits.memory is not enforced: "), "{text}");
     assert!(text.contains("GHC ran 1 time; heap ceiling in force: 500 MiB in 1 of 1"), "{text}");
     let line = text.lines().find(|line| line.starts_with("Memory: peak ")).unwrap();
-    assert!(line.contains("python3"), "{line}");
+    assert!(line.contains(", ghc ") && line.contains("ceiling 500 MiB"), "{line}");
 }

@@ -1,6 +1,7 @@
 //! The thread that measures a running job: its memory twice a second, its GHC processes as they come, and the
 //! watchdog that ends steps by our own rule.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +60,8 @@ struct State {
     victims: Vec<Victim>,
     record: Option<PathBuf>,
     written: Instant,
+    /// Start, resident memory and the shared part of it, of each process at the last sample.
+    shared: HashMap<u32, (u64, u64, u64)>,
     /// The largest process at the last sample.
     largest: Option<(String, u32, u64)>,
 }
@@ -135,6 +138,7 @@ impl Meter {
             victims: Vec::new(),
             record,
             written: now,
+            shared: HashMap::new(),
             largest: None,
         };
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), state: Mutex::new(state) });
@@ -254,12 +258,20 @@ impl State {
         self.largest = None;
         let compilers: Vec<u32> = self.eye.compilers().collect();
         let mut ghc = 0;
+        let mut known = HashMap::with_capacity(self.eye.seen.len());
         for (pid, stat) in &self.eye.seen {
             let program = if compilers.contains(pid) { "ghc" } else { class(&stat.name) };
             if program == "ghc" {
                 ghc = ghc.max(stat.resident);
             }
-            let shared = process::shared(*pid).unwrap_or(0).min(stat.resident);
+            // What has not changed is not read again: most processes wait.
+            let shared = match self.shared.get(pid) {
+                Some((start, resident, shared)) if (*start, *resident) == (stat.start, stat.resident) => {
+                    *shared
+                }
+                _ => process::shared(*pid).unwrap_or(0).min(stat.resident),
+            };
+            known.insert(*pid, (stat.start, stat.resident, shared));
             let own = stat.resident - shared;
             match by_program.iter_mut().find(|(known, ..)| known == program) {
                 Some((_, all, most)) => {
@@ -272,6 +284,7 @@ impl State {
                 self.largest = Some((stat.name.clone(), *pid, stat.resident));
             }
         }
+        self.shared = known;
         let mut by_program: Vec<(String, u64)> =
             by_program.into_iter().map(|(program, own, shared)| (program, own + shared)).collect();
         // The same order at each moment, so that the largest programs are told apart first.

@@ -35,6 +35,7 @@ const DISK: u64 = 2 << 30;
 /// What the machine's first process does: the disk becomes the root, and its init takes over.
 const INIT: &str = r#"umount /sys/fs/cgroup /tmp
 for place in dev proc sys; do mount --move /$place /data/$place; done
+mknod /dev/null c 1 3
 chroot /data /bin/sh -c 'SHELL' &
 exec switch_root /data /sbin/init
 "#;
@@ -313,6 +314,16 @@ fn under(root: &Path, sower: &Path, services: &Path, kernel: &Path, modules: &Pa
     host.station("restart, once more", run, &[init.restart], true)?;
     host.station("stop, some seconds, start", run, &[init.stop, "sleep 3", init.start], true)?;
     host.station("reload", run, &[init.reload], false)?;
+    host.station(
+        "the clock jumps, a day ahead and back",
+        run,
+        &[
+            "date -s @$(($(date +%s) + 86400)) >/dev/null",
+            "sleep 5",
+            "date -s @$(($(date +%s) - 86400)) >/dev/null",
+        ],
+        false,
+    )?;
     host.station("the daemon is killed", run, &["kill -KILL DAEMON"], true)?;
     host.station(
         "upgrade: another file, restart",
