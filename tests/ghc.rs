@@ -477,3 +477,68 @@ fn a_plain_nix_build_in_a_job_is_followed() {
     let said = fs::read_to_string(nix.at().join("result")).unwrap();
     assert!(said.starts_with("environment: .\n") && said.contains("\0-M1g\0"), "{said}");
 }
+
+/// A nix-daemon of this store, under the program or by itself, ended with the value.
+struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_nix_daemon_under_the_ceiling_hands_it_to_its_builders() {
+    needs_root();
+    let nix = Nix::new(false, "");
+    let sower = env!("CARGO_BIN_EXE_sower");
+    let socket = nix.at().join("var/daemon-socket/socket");
+    let daemon = command(sower, &["ghc", "run", "--heap", "1500m", "--", "nix-daemon"], nix.at())
+        .envs(nix.environment.iter().map(|(k, v)| (k, v)))
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(nix.at().join("daemon.log")).unwrap())
+        .spawn()
+        .unwrap();
+    let daemon = Daemon(daemon);
+    let began = std::time::Instant::now();
+    while !socket.exists() {
+        assert!(began.elapsed().as_secs() < 60, "the nix-daemon does not come up");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let as_client = |program: &str, arguments: &[&str]| {
+        let mut command = command(program, arguments, nix.at());
+        command.envs(nix.environment.iter().map(|(k, v)| (k, v))).env("NIX_REMOTE", "daemon");
+        ran(&command.output().unwrap())
+    };
+    let built = as_client("nix", &["build", "--impure", INSTALLABLE]);
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    let said = fs::read_to_string(nix.at().join("result")).unwrap();
+    assert!(said.starts_with("environment: .\n"), "{said}");
+    assert!(said.contains("+RTS\0-A32m\0-M1500m\0-RTS"), "{said}");
+    // The doctor sees it; without it, it says how to get there.
+    let config = nix.at().join("config.yaml");
+    fs::write(&config, "runner:\n  file: state/.runner\nghc:\n  heap: 1500m\nlimits:\n  memory: 3GiB\n")
+        .unwrap();
+    let doctor = ["doctor", "-c", "config.yaml"];
+    let seen = as_client(sower, &doctor).stdout;
+    assert!(seen.contains("which runs under `sower ghc run`"), "{seen}");
+    drop(daemon);
+    let log = fs::read_to_string(nix.at().join("daemon.log")).unwrap();
+    assert!(log.contains("GHC ran 1 time; heap ceiling in force: 1.46 GiB in 1 of 1"), "{log}");
+    let seen = as_client(sower, &doctor).stdout;
+    assert!(seen.contains("children of the nix-daemon: neither"), "{seen}");
+    assert!(seen.contains("ghc run --heap 1500m --allocation-area 32m -- "), "{seen}");
+}
+
+#[test]
+fn sockets_of_a_service_are_the_commands() {
+    let directory = TempDir::new().unwrap();
+    let script = "LISTEN_PID=$$ exec \"$0\" ghc run -- sh -c '[ \"$LISTEN_PID\" = $$ ] && echo mine'";
+    let ran = ran(&command("sh", &["-c", script, env!("CARGO_BIN_EXE_sower")], directory.path())
+        .env("LISTEN_FDS", "1")
+        .output()
+        .unwrap());
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "mine\n"), "{}", ran.stderr);
+}

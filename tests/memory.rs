@@ -303,3 +303,44 @@ fn a_job_waits_for_memory_that_another_is_known_to_need() {
     assert!(text.contains(" s for memory.\n"), "{text}");
     assert_eq!(done(&forge, second).0.status, Status::Success);
 }
+
+#[test]
+fn processes_that_vanish_and_large_environments_do_not_blur_the_proof() {
+    let forge = forge();
+    let _runner = runner(&forge, 1, "ghc:\n  heap: 500m\n  require: true\n");
+    // The kernel allows 2 MiB of environment and arguments, and 128 KiB for one of them.
+    let script = "set +x\n\
+        for i in $(seq 1 600); do /bin/true & done; wait\n\
+        for i in $(seq 1 15); do export BIG$i=$(head -c 120000 /dev/zero | tr '\\0' x); done\n\
+        ghc -e 'print 42'\n\
+        for i in $(seq 1 600); do /bin/true & done; wait\n";
+    let (ended, text) = done(&forge, forge.enqueue(job(&[script])));
+    assert_eq!(ended.status, Status::Success, "{text}");
+    assert!(text.contains("\n42\n"), "{text}");
+    assert!(text.contains("GHC ran 1 time; heap ceiling in force: 500 MiB in 1 of 1"), "{text}");
+}
+
+#[test]
+fn a_runner_that_sees_only_its_own_processes_measures_them() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let text = fs::read_to_string(runner.config_file()).unwrap();
+    let config = "ghc:\n  heap: 500m\n  require: true\nlimits:\n  memory: 2GiB\n  pids: 4000\n";
+    fs::write(runner.config_file(), text + config).unwrap();
+    // Another user, who has a copy of the program where it may be read, and a /proc that hides everybody else.
+    let folder = runner.folder().display();
+    let script = format!(
+        "mount -t proc -o hidepid=2 proc /proc && cp \"$1\" {folder}/sower && chown -R 12345:12345 {folder} && shift && \
+         exec setpriv --reuid=12345 --regid=12345 --clear-groups {folder}/sower \"$@\""
+    );
+    runner.wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
+    runner.start(&[]).unwrap();
+    let script = format!("id -u; ghc -e 'print 42'; {}", hog(300));
+    let (ended, text) = done(&forge, forge.enqueue(job(&[&script])));
+    assert_eq!(ended.status, Status::Success, "{text}\n{}", runner.said());
+    assert!(text.contains("\n12345\n"), "{text}");
+    assert!(text.contains("##[warning]limits.memory is not enforced: "), "{text}");
+    assert!(text.contains("GHC ran 1 time; heap ceiling in force: 500 MiB in 1 of 1"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("Memory: peak ")).unwrap();
+    assert!(line.contains(", ghc ") && line.contains("ceiling 500 MiB"), "{line}");
+}

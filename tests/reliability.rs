@@ -331,8 +331,9 @@ fn an_odd_workspace_is_removed() {
         "mkdir -p a/b/c mounted bound && touch a/b/c/file && chmod -R a-w a\n\
          printf x > \"$(printf 'n\\303(\\377')\"\n\
          ln -s {kept} link\n\
-         mkdir many && (cd many && seq 1 20000 | xargs touch)\n\
-         if [ \"$(id -u)\" = 0 ]; then mount -t tmpfs none mounted && touch mounted/file && mount --bind {kept} bound; fi\n\
+         mkdir many && (cd many && seq 1 200000 | xargs touch)\n\
+         if [ \"$(id -u)\" = 0 ]; then mount -t tmpfs none mounted && touch mounted/file && mount --bind {kept} bound; \
+         mkdir -p others/deep && touch others/deep/file && chmod 500 others/deep && chown -R 12345:12345 others; fi\n\
          echo made",
         kept = kept.display()
     );
@@ -634,15 +635,17 @@ fn a_full_disk_fails_the_job_and_nothing_else() {
     still_works(&forge);
 }
 
-/// Runs a daemon whose state directory is ext4 on a loop device, which only it sees, and again after it has ended.
-fn on_ext4(forge: &Forge) -> Runner {
+/// Runs a daemon whose state directory is a file system on a loop device, which only it sees, and again after it has
+/// ended. `make` makes it in the file `disk`, `mount` are the words behind `mount`, with STATE for the directory.
+fn on_a_disk(forge: &Forge, size: &str, make: &str, mount: &str) -> Runner {
     let mut runner = registered(forge, 1, &[]);
     let state = runner.state_file().parent().unwrap().to_owned();
     let script = format!(
         "PATH=$PATH:/usr/sbin:/sbin; cd {0}/..\n\
-         if [ ! -e disk ]; then cp {0}/.runner saved && truncate -s 64M disk && mkfs.ext4 -q disk || exit 99; fi\n\
-         mount -o loop disk {0} && cp saved {0}/.runner && exec \"$@\"",
-        state.display()
+         if [ ! -e disk ]; then cp {0}/.runner saved && truncate -s {size} disk && {make} || exit 99; fi\n\
+         mount {1} && cp saved {0}/.runner && exec \"$@\"",
+        state.display(),
+        mount.replace("STATE", &state.display().to_string())
     );
     runner.wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
     runner.start(&[]).unwrap();
@@ -656,7 +659,7 @@ fn a_disk_that_turns_read_only_fails_the_job_and_comes_back() {
     for rule in [Rule::RowsAfterSeal, Rule::Result, Rule::LogLength, Rule::Steps] {
         forge.allow(rule);
     }
-    let mut runner = on_ext4(&forge);
+    let mut runner = on_a_disk(&forge, "64M", "mkfs.ext4 -q disk", "-o loop disk STATE");
     let run = forge.enqueue(job(&[
         ("Print", "", "i=0; while :; do i=$((i+1)); echo \"tick $i\"; sleep 0.05; done"),
         ("Later", "", "echo later"),
@@ -688,6 +691,23 @@ fn a_disk_that_turns_read_only_fails_the_job_and_comes_back() {
 }
 
 #[test]
+fn a_quota_that_is_used_up_fails_the_job_and_nothing_else() {
+    let forge = forge();
+    // The quotas of btrfs hold for root as well.
+    let make = "mkfs.btrfs -q disk >/dev/null";
+    let quota = "-o loop,commit=1 disk STATE && btrfs quota enable STATE && btrfs qgroup limit 4M STATE";
+    let runner = on_a_disk(&forge, "256M", make, quota);
+    let fill =
+        "echo begun\ndd if=/dev/zero of=big bs=64k 2>/dev/null || echo full\nseq -f 'tick %.0f' 1 800000";
+    let run = forge.enqueue(job(&[("Fill", "", fill), ("Later", "", "echo later")]));
+    let run = done(&forge, run);
+    assert_eq!(run.status, Status::Failure, "{}\n{}", forge.describe(), runner.said());
+    has(&forge, only(&run), "quota exceeded");
+    assert_eq!(only(&run).step("Later").unwrap().status, Status::Skipped);
+    still_works(&forge);
+}
+
+#[test]
 fn a_daemon_without_file_descriptors_lives() {
     let forge = forge();
     let mut runner = registered(&forge, 3, &[]);
@@ -714,6 +734,25 @@ fn a_daemon_without_file_descriptors_lives() {
 }
 
 // 9. Hostile jobs.
+
+#[test]
+fn a_row_that_does_not_end_costs_no_memory() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    // What is kept of it is not the point here.
+    runner.set("journal_limit", "4MiB").unwrap();
+    runner.start(&[]).unwrap();
+    let script = "head -c 200000000 /dev/zero | tr '\\0' q; grep VmHWM /proc/$PPID/status; echo done";
+    let run = done(&forge, forge.enqueue(job(&[("Flood", "", script)])));
+    assert_eq!(run.status, Status::Success, "{}", forge.describe());
+    let rows = forge.text(only(&run).id);
+    let peak = rows.iter().find_map(|row| row.split_once("VmHWM:")).unwrap().1;
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    // A debug build is larger than a release build; neither grows with what is printed.
+    assert!(peak < 48 << 10, "{peak} kB");
+    has(&forge, only(&run), "are left out here");
+    still_works(&forge);
+}
 
 fn hostile(script: &str, expected: Status, says: &str) {
     let forge = forge();

@@ -14,7 +14,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::{Failure, Outcome};
 use crate::config::{self, Config, Level, LogFormat};
 use crate::gitea::{self, DaemonError, Left, Registration};
-use crate::limits::cap;
 use crate::limits::ceiling::Ceiling;
 use crate::supervisor::{self, Lock, Program, StateDir};
 
@@ -59,7 +58,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         tracing::warn!("{warning}");
     }
     Ceiling::of(&config.ghc).map_err(Failure::wrong_question)?;
-    protect(&config);
+    protect();
     let registration = Registration::read(&config.runner.file).map_err(Failure::wrong_question)?;
     let state = StateDir::open(config.state_dir()).map_err(Failure::not_well)?;
     let lock = take_lock(&state, args.drain)?;
@@ -99,9 +98,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
 }
 
-/// Has the kernel pick a job when there is no memory left, and never the daemon or a job's process; and readies the
-/// control group for the limits of jobs.
-fn protect(config: &Config) {
+/// Has the kernel pick a job when there is no memory left, and never the daemon or a job's process.
+fn protect() {
     // Lowering it is root's; a service manager may have done so already.
     let now = std::fs::read_to_string("/proc/self/oom_score_adj")
         .ok()
@@ -112,12 +110,6 @@ fn protect(config: &Config) {
         tracing::debug!(
             "the kernel may pick the daemon when memory is short: oom_score_adj cannot be lowered"
         );
-    }
-    let all = config.limits.labels.values().fold(config.limits.job.clone(), |all, label| all.or(label));
-    if !all.is_none()
-        && let Err(problem) = cap::delegate(&all)
-    {
-        tracing::warn!("limits are not enforced: {problem}");
     }
 }
 

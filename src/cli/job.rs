@@ -46,9 +46,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         spec.head.extend(run::cover_host(&path, &ceiling));
     }
     let control = Control::new().map_err(Failure::not_well)?;
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        control.cancel_on(signal).map_err(Failure::not_well)?;
-    }
+    control.cancel_on(signal_hook::consts::SIGINT).map_err(Failure::not_well)?;
+    control.end_on_terminate().map_err(Failure::not_well)?;
     let gc_lock = match &spec.operator.gc_lock {
         Some(path) => {
             let begun = std::time::Instant::now();

@@ -6,22 +6,23 @@ use super::ask::ask;
 use super::report::Check;
 use super::tools::{find, short};
 use crate::config::{Config, format_bytes};
+use crate::limits::ceiling::Ceiling;
+use crate::limits::nix;
 
 const ROOM: &str = "nix";
 const FEATURES: [&str; 2] = ["--extra-experimental-features", "nix-command flakes"];
-const DAEMON: &str = "/nix/var/nix/daemon-socket/socket";
 
 pub(super) fn examine(config: &Config) -> Vec<Check> {
-    let Some(nix) = find("nix") else {
+    let Some(program) = find("nix") else {
         return vec![Check::note(ROOM, "nix", "not on PATH; workflows with `nix build` need it")];
     };
-    let version = match ask(&nix, &["--version"]) {
+    let version = match ask(&program, &["--version"]) {
         Ok(said) if said.success => said.first_line(),
-        Ok(said) => return vec![broken(&format!("{} says {}", nix.display(), said.first_line()))],
-        Err(why) => return vec![broken(&format!("{} {why}", nix.display()))],
+        Ok(said) => return vec![broken(&format!("{} says {}", program.display(), said.first_line()))],
+        Err(why) => return vec![broken(&format!("{} {why}", program.display()))],
     };
-    let mut checks = vec![Check::well(ROOM, "nix", format!("{}, {}", short(&version), nix.display()))];
-    let Some(settings) = settings(&nix) else {
+    let mut checks = vec![Check::well(ROOM, "nix", format!("{}, {}", short(&version), program.display()))];
+    let Some(settings) = settings(&program) else {
         checks.push(Check::odd(
             ROOM,
             "settings",
@@ -30,10 +31,7 @@ pub(super) fn examine(config: &Config) -> Vec<Check> {
         ));
         return checks;
     };
-    let root = rustix::process::geteuid().is_root();
-    let daemon = std::env::var_os("NIX_REMOTE").is_some_and(|remote| remote == "daemon")
-        || !root && std::path::Path::new(DAEMON).exists();
-    checks.push(builders(config, daemon));
+    checks.push(builders(config));
     checks.push(features(&settings));
     checks.push(sandbox(&settings));
     checks.push(jobs(&settings));
@@ -71,20 +69,91 @@ fn value<'a>(settings: &'a Value, name: &str) -> &'a Value {
     settings.pointer(&format!("/{name}/value")).unwrap_or(&NOTHING)
 }
 
-fn builders(config: &Config, daemon: bool) -> Check {
-    if !daemon {
+fn builders(config: &Config) -> Check {
+    // What the jobs get counts, not what this shell has.
+    let remote = config.runner.envs.get("NIX_REMOTE").cloned();
+    let remote = remote.or_else(|| std::env::var("NIX_REMOTE").ok()).unwrap_or_default();
+    if !nix::are_the_daemons(&remote) {
         return Check::well(ROOM, "builders", "children of the job: limits and GHC's ceiling reach them");
     }
+    let wants_limit = config.limits.job.memory.is_some();
+    let wants_ceiling = config.ghc.heap.is_some();
+    if nix::daemon_has_ceiling() {
+        let seen = "children of the nix-daemon, which runs under `sower ghc run`: GHC has its ceiling; a new GHC in the store has it after a restart of the daemon";
+        return Check::well(ROOM, "builders", seen);
+    }
     let seen = "children of the nix-daemon: neither `limits` nor GHC's ceiling reach them";
-    if config.ghc.heap.is_some() || config.limits.job.memory.is_some() {
-        return Check::odd(
-            ROOM,
-            "builders",
-            seen,
-            "as root without a daemon: in the configuration runner: {envs: {NIX_REMOTE: local}}, and in /etc/nix/nix.conf: build-users-group =",
-        );
+    if wants_limit || wants_ceiling {
+        return Check::odd(ROOM, "builders", seen, on_the_daemon(config, Manager::this()));
     }
     Check::note(ROOM, "builders", seen)
+}
+
+/// Who starts the nix-daemon.
+#[derive(Debug, Clone, Copy)]
+enum Manager {
+    Systemd,
+    OpenRc,
+    Other,
+}
+
+impl Manager {
+    fn this() -> Self {
+        let there = |path: &str| std::path::Path::new(path).exists();
+        if there("/run/systemd/system") {
+            Self::Systemd
+        } else if there("/run/openrc") {
+            Self::OpenRc
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// How ceiling and limit come onto the nix-daemon, and the way without one.
+fn on_the_daemon(config: &Config, manager: Manager) -> String {
+    let this = std::env::current_exe().map_or_else(|_| "sower".to_owned(), |path| path.display().to_string());
+    let daemon =
+        find("nix-daemon").map_or_else(|| "nix-daemon".to_owned(), |path| path.display().to_string());
+    // Where only a limit is asked for, the ceiling is one that suits a small host.
+    let ceiling = Ceiling::of(&config.ghc).ok().flatten();
+    let (heap, area) = ceiling
+        .map_or_else(|| ("2g".into(), "32m".into()), |set| (set.heap.option(), set.allocation_area.option()));
+    let run = format!("ghc run --heap {heap} --allocation-area {area} -- {daemon}");
+    let memory = config.limits.job.memory;
+    let mut lines: Vec<String> = Vec::new();
+    match manager {
+        Manager::Systemd => {
+            lines.push("put them on the daemon: systemctl edit nix-daemon.service, then systemctl restart nix-daemon".into());
+            lines.push("  [Service]".into());
+            lines.push("  ExecStart=".into());
+            lines.push(format!("  ExecStart={this} {run} --daemon"));
+            if let Some(memory) = memory {
+                lines.push(format!("  MemoryHigh={}", memory / 10 * 9));
+                lines.push(format!("  MemoryMax={memory}"));
+                lines.push("  OOMPolicy=continue".into());
+            }
+        }
+        Manager::OpenRc => {
+            lines.push(
+                "put them on the daemon: in /etc/init.d/nix-daemon, then rc-service nix-daemon restart"
+                    .into(),
+            );
+            lines.push(format!("  command={this}"));
+            lines.push(format!("  command_args=\"{run}\""));
+            if let Some(memory) = memory {
+                lines.push(format!(
+                    "and in /etc/conf.d/nix-daemon: rc_cgroup_settings=\"memory.max {memory}\""
+                ));
+            }
+        }
+        Manager::Other => lines.push(format!("start the daemon under the ceiling: {this} {run}")),
+    }
+    lines.push(
+        "or have builds be children of the job, as root: in the configuration runner: {envs: {NIX_REMOTE: local}}, and in /etc/nix/nix.conf: build-users-group ="
+            .into(),
+    );
+    lines.join("\n")
 }
 
 fn features(settings: &Value) -> Check {
@@ -148,5 +217,28 @@ fn min_free(settings: &Value) -> Check {
             "in /etc/nix/nix.conf: min-free = 0, and let `sower gc` do it between jobs (housekeeping: {store_min_free: 20GiB})",
         ),
         _ => Check::well(ROOM, "min-free", "0: Nix collects no garbage in the middle of builds"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_onto_the_daemon_is_told() {
+        let mut config = Config::default();
+        config.ghc.heap = Some("1500m".to_owned());
+        config.limits.job.memory = Some(3 << 30);
+        let told = on_the_daemon(&config, Manager::Systemd);
+        for line in [
+            " ghc run --heap 1500m --allocation-area 32m -- ",
+            "nix-daemon --daemon\n",
+            "\n  MemoryMax=3221225472\n",
+            "NIX_REMOTE: local",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+        let told = on_the_daemon(&config, Manager::OpenRc);
+        assert!(told.contains("rc_cgroup_settings=\"memory.max 3221225472\""), "{told}");
     }
 }

@@ -28,6 +28,7 @@ use super::room::Room;
 use super::task::{Surroundings, job_spec};
 use crate::config::{Config, EnvFileError, Label};
 use crate::job::spec::RunnerInfo;
+use crate::limits::cap::{self, Below};
 use crate::notify::Notifier;
 use crate::observe::{self, About, Access, Endpoint, Observer, Place};
 use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
@@ -111,11 +112,24 @@ pub enum DaemonError {
 ///
 /// # Errors
 /// When it cannot begin, or the instance says twice that it does not know this runner.
-pub async fn run(options: Options) -> Result<Left, DaemonError> {
+pub async fn run(mut options: Options) -> Result<Left, DaemonError> {
+    ready_limits(&options.config, &mut options.program);
     let mut signals = Signals::new().map_err(DaemonError::Signals)?;
     let mut daemon = Daemon::new(options)?;
     daemon.take_up_jobs()?;
     daemon.serve(&mut signals).await
+}
+
+/// Readies the control groups for the limits of jobs.
+fn ready_limits(config: &Config, program: &mut Program) {
+    let all = config.limits.labels.values().fold(config.limits.job.clone(), |all, label| all.or(label));
+    if all.is_none() {
+        return;
+    }
+    match cap::delegate(&all) {
+        Ok(below) => program.set_scopes(below == Below::Scopes),
+        Err(problem) => warn!("limits are not enforced: {problem}"),
+    }
 }
 
 struct Signals {
@@ -368,6 +382,7 @@ impl Daemon {
         self.housekeeper.set(&config);
         self.labels = labels;
         self.step_env = step_env;
+        ready_limits(&config, &mut self.options.program);
         self.options.config = config;
         Ok(())
     }

@@ -482,9 +482,16 @@ impl<'a> Executor<'a> {
             return Ok(());
         }
         if self.control.is_cancelled() {
-            self.status = Status::Cancelled;
             self.cleanup_deadline = Some(Instant::now() + self.cleanup_time());
-            self.log.error("The job was cancelled.")?;
+            if self.control.is_told_to_end() {
+                self.status = Status::Failure;
+                self.log.error(
+                    "The process of this job was told to end (SIGTERM), as it is when the host shuts down.",
+                )?;
+            } else {
+                self.status = Status::Cancelled;
+                self.log.error("The job was cancelled.")?;
+            }
         } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             self.status = Status::Failure;
             self.cleanup_deadline = Some(Instant::now() + self.cleanup_time());

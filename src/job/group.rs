@@ -76,7 +76,17 @@ impl Group {
         let Some(parent) = self.directory.parent() else { return Ok(()) };
         // Where controllers are handed down, version 2 has processes in leaves only.
         let leaf = parent.join(DAEMON);
-        move_here(if leaf.is_dir() { &leaf } else { parent })
+        if leaf.is_dir() {
+            return move_here(&leaf);
+        }
+        match move_here(parent) {
+            // A scope of this job's own, which has no daemon in it.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                fs::create_dir(&leaf)?;
+                move_here(&leaf)
+            }
+            other => other,
+        }
     }
 
     /// The processes in it and in the groups below it.
@@ -177,6 +187,13 @@ pub fn unified() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     places(&mounts, &own, None).into_iter().next()
+}
+
+/// Whether this process is in the daemon's leaf.
+#[must_use]
+pub fn in_leaf() -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    own.lines().any(|line| line.strip_prefix("0::").is_some_and(|path| Path::new(path).ends_with(DAEMON)))
 }
 
 fn move_here(directory: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,7 @@ impl Default for Grace {
 #[derive(Debug, Clone)]
 pub struct Control {
     pipe: Arc<WakePipe>,
+    told_to_end: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl Control {
     /// When no file descriptor is left.
     pub fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Self { pipe: Arc::new(WakePipe { read, write }) })
+        Ok(Self { pipe: Arc::new(WakePipe { read, write }), told_to_end: Arc::default() })
     }
 
     /// Cancels the job.
@@ -84,7 +86,24 @@ impl Control {
         Ok(())
     }
 
-    /// Whether the job is cancelled.
+    /// Stops the job when this process is told to end (SIGTERM), as it is when the host shuts down. Nobody has cancelled
+    /// it then: see [`Control::is_told_to_end`].
+    ///
+    /// # Errors
+    /// When the signal cannot be handled.
+    pub fn end_on_terminate(&self) -> io::Result<()> {
+        let signal = signal_hook::consts::SIGTERM;
+        signal_hook::flag::register(signal, Arc::clone(&self.told_to_end))?;
+        self.cancel_on(signal)
+    }
+
+    /// Whether the job is to stop because its process was told to end.
+    #[must_use]
+    pub fn is_told_to_end(&self) -> bool {
+        self.told_to_end.load(Ordering::Relaxed)
+    }
+
+    /// Whether the job is to stop, for whatever reason.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         let mut fds = [PollFd::new(&self.pipe.read, PollFlags::IN)];

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::scope;
 use super::size::Size;
 use crate::config::Limits;
 use crate::job::group::{self, Group};
@@ -78,8 +79,11 @@ impl Cap {
             return (None, Vec::new());
         }
         let mut problems = Vec::new();
-        let unified = job.filter(|job| job.join("cgroup.subtree_control").exists());
         let wanted = wanted(limits);
+        if let Some(job) = job {
+            scope::hand_down(job, wanted.iter().map(|(_, controller)| *controller));
+        }
+        let unified = job.filter(|job| job.join("cgroup.subtree_control").exists());
         let offered = unified.map(|job| read(&job.join("cgroup.controllers"))).unwrap_or_default();
         let here = |controller: &str| offered.split_ascii_whitespace().any(|one| one == controller);
         let mut cap = match unified {
@@ -314,13 +318,22 @@ pub fn remove_left(mark: &str) {
     }
 }
 
+/// Where the groups of jobs with limits are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Below {
+    /// Below the daemon's own group.
+    Own,
+    /// Below scopes of systemd, one for each job: see [`scope`].
+    Scopes,
+}
+
 /// Readies the daemon's own group for groups with limits below it: the daemon moves into a leaf, and the controllers
 /// are handed down. To be called before any job is started; without version 2 there is nothing to do.
 ///
 /// # Errors
 /// Why no limits can be had here.
-pub fn delegate(limits: &Limits) -> Result<(), String> {
-    let Some(own) = group::unified() else { return Ok(()) };
+pub fn delegate(limits: &Limits) -> Result<Below, String> {
+    let Some(own) = group::unified() else { return Ok(Below::Own) };
     let offered = read(&own.join("cgroup.controllers"));
     let wanted: Vec<&str> = wanted(limits)
         .into_iter()
@@ -328,9 +341,14 @@ pub fn delegate(limits: &Limits) -> Result<(), String> {
         .filter(|controller| offered.split_ascii_whitespace().any(|one| one == *controller))
         .collect();
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(Below::Own);
     }
     let leaf = own.join(group::DAEMON);
+    // A service of systemd whose daemon was put right into its group: the next one would be, too, and may not be once
+    // controllers are handed down from there.
+    if own.extension().is_some_and(|kind| kind == "service") && !group::in_leaf() && scope::can_be_had() {
+        return Ok(Below::Scopes);
+    }
     let moved = match fs::create_dir(&leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Group::at(&leaf).enter(),
@@ -347,13 +365,15 @@ pub fn delegate(limits: &Limits) -> Result<(), String> {
         };
         handed.map_err(|error| format!("{}: {controller}: {}", own.display(), not_delegated(&error)))?;
     }
-    Ok(())
+    Ok(Below::Own)
 }
 
 /// Whether a group is that of one service, and not of a login or of a whole host.
 fn is_of_a_service(group: &Path) -> bool {
     let name = group.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with("openrc.") || name.ends_with(".service")
+    // Older ones of OpenRC name the group as the service.
+    let openrc = || std::env::var("RC_SVCNAME").is_ok_and(|service| service == name);
+    name.starts_with("openrc.") || name.ends_with(".service") || openrc()
 }
 
 /// Moves what else is in the service's group into the daemon's leaf: OpenRC's `supervise-daemon` is in the group of what it

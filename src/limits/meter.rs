@@ -1,6 +1,7 @@
 //! The thread that measures a running job: its memory twice a second, its GHC processes as they come, and the
 //! watchdog that ends steps by our own rule.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +51,7 @@ struct State {
     members: Members,
     kernel: KernelLog,
     began: Instant,
-    stalled: Option<Instant>,
+    stall: Stall,
     /// Why the watchdog killed, until somebody asks.
     killed: Option<String>,
     host: HostKills,
@@ -61,6 +62,8 @@ struct State {
     victims: Vec<Victim>,
     record: Option<PathBuf>,
     written: Instant,
+    /// Start, resident memory and the shared part of it, of each process at the last sample.
+    shared: HashMap<u32, (u64, u64, u64)>,
     /// The largest process at the last sample.
     largest: Option<(String, u32, u64)>,
 }
@@ -130,7 +133,7 @@ impl Meter {
             members,
             kernel: KernelLog::open(),
             began: now,
-            stalled: None,
+            stall: Stall::default(),
             killed: None,
             host_kills: host.count().unwrap_or(0),
             host,
@@ -139,6 +142,7 @@ impl Meter {
             victims: Vec::new(),
             record,
             written: now,
+            shared: HashMap::new(),
             largest: None,
         };
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), state: Mutex::new(state) });
@@ -258,12 +262,20 @@ impl State {
         self.largest = None;
         let compilers: Vec<u32> = self.eye.compilers().collect();
         let mut ghc = 0;
+        let mut known = HashMap::with_capacity(self.eye.seen.len());
         for (pid, stat) in &self.eye.seen {
             let program = if compilers.contains(pid) { "ghc" } else { class(&stat.name) };
             if program == "ghc" {
                 ghc = ghc.max(stat.resident);
             }
-            let shared = process::shared(*pid).unwrap_or(0).min(stat.resident);
+            // What has not changed is not read again: most processes wait.
+            let shared = match self.shared.get(pid) {
+                Some((start, resident, shared)) if (*start, *resident) == (stat.start, stat.resident) => {
+                    *shared
+                }
+                _ => process::shared(*pid).unwrap_or(0).min(stat.resident),
+            };
+            known.insert(*pid, (stat.start, stat.resident, shared));
             let own = stat.resident - shared;
             match by_program.iter_mut().find(|(known, ..)| known == program) {
                 Some((_, all, most)) => {
@@ -276,6 +288,7 @@ impl State {
                 self.largest = Some((stat.name.clone(), *pid, stat.resident));
             }
         }
+        self.shared = known;
         let mut by_program: Vec<(String, u64)> =
             by_program.into_iter().map(|(program, own, shared)| (program, own + shared)).collect();
         // The same order at each moment, so that the largest programs are told apart first.
@@ -294,27 +307,20 @@ impl State {
     fn watch(&mut self, total: u64, usage: Option<cap::Usage>) {
         let enforced = self.cap.as_ref().is_some_and(Cap::limits_memory);
         let reason = if enforced {
-            let at_the_limit = usage.zip(self.limits.memory).is_some_and(|(usage, limit)| {
-                let high = self.limits.memory_high.unwrap_or(limit / 10 * 9).min(limit);
-                usage.current >= high / 20 * 19
-            });
+            let at_the_limit = usage.is_some_and(|usage| is_at_the_limit(usage.current, &self.limits));
             // Version 1 counts the pressure of the whole host only.
             let pressure = usage
                 .and_then(|usage| usage.pressure)
                 .or_else(|| cap::full_avg10(&std::fs::read_to_string("/proc/pressure/memory").ok()?));
-            if at_the_limit && pressure.is_some_and(|pressure| pressure >= STALLED) {
-                let since = *self.stalled.get_or_insert_with(Instant::now);
-                (since.elapsed() >= STALLED_FOR).then(|| {
-                    format!(
-                        "at its limit of {} the job stood still: for {} s its processes waited for memory more than {STALLED} % of the time, and the kernel ended none of them",
-                        Size(self.limits.memory.unwrap_or_default()),
-                        STALLED_FOR.as_secs()
-                    )
-                })
-            } else {
-                self.stalled = None;
-                None
-            }
+            self.stall.goes_on(at_the_limit, pressure, Instant::now()).then(|| {
+                let slow = slow_from(&self.limits).map(|high| format!(", and slows down from {} on", Size(high)));
+                format!(
+                    "at its limit of {} the job stood still: for {} s its processes waited for memory more than {STALLED} % of the time, and the kernel ended none of them{}",
+                    Size(self.limits.memory.or(self.limits.memory_high).unwrap_or_default()),
+                    STALLED_FOR.as_secs(),
+                    slow.unwrap_or_default()
+                )
+            })
         } else {
             self.limits.memory.filter(|limit| self.limits.watchdog && total > *limit).map(|limit| {
                 let largest = self.largest.as_ref().map(|(name, pid, bytes)| {
@@ -329,7 +335,7 @@ impl State {
             })
         };
         if let Some(reason) = reason {
-            self.stalled = None;
+            self.stall = Stall::default();
             let at = self.at();
             self.profile.mark(at, "ended by the watchdog");
             match &self.cap {
@@ -395,6 +401,34 @@ impl State {
     }
 }
 
+/// From how many bytes on the kernel slows a job down.
+fn slow_from(limits: &Limits) -> Option<u64> {
+    let of_the_limit = limits.memory.map(|limit| limit / 10 * 9);
+    limits.memory_high.or(of_the_limit).map(|high| high.min(limits.memory.unwrap_or(u64::MAX)))
+}
+
+/// Whether a job uses so much that it may stand still for it.
+fn is_at_the_limit(current: u64, limits: &Limits) -> bool {
+    slow_from(limits).is_some_and(|high| current >= high / 20 * 19)
+}
+
+/// Since when a job stands still.
+#[derive(Debug, Default)]
+struct Stall {
+    since: Option<Instant>,
+}
+
+impl Stall {
+    /// Whether it has stood still for so long that it is to be ended. `pressure` is `full avg10`, in percent.
+    fn goes_on(&mut self, at_the_limit: bool, pressure: Option<f32>, now: Instant) -> bool {
+        if !(at_the_limit && pressure.is_some_and(|pressure| pressure >= STALLED)) {
+            self.since = None;
+            return false;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) >= STALLED_FOR
+    }
+}
+
 /// By what name a program is counted.
 fn class(name: &str) -> &str {
     if programs::is_compiler(name) {
@@ -404,5 +438,33 @@ fn class(name: &str) -> &str {
         "ld" | "ld.bfd" | "ld.gold" | "ld.lld" | "lld" | "gold" | "mold" | "collect2" => "linker",
         "cc1" | "cc1plus" | "as" => "C compiler",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_stands_still_at_its_limit_is_ended_and_one_that_moves_is_not() {
+        let limits = Limits { memory: Some(400 << 20), memory_high: Some(40 << 20), ..Limits::default() };
+        assert!(is_at_the_limit(39 << 20, &limits) && !is_at_the_limit(30 << 20, &limits));
+        let only_high = Limits { memory_high: Some(40 << 20), ..Limits::default() };
+        assert!(is_at_the_limit(39 << 20, &only_high) && !is_at_the_limit(1 << 40, &Limits::default()));
+        let nine_tenths = Limits { memory: Some(100 << 20), ..Limits::default() };
+        assert!(is_at_the_limit(86 << 20, &nine_tenths) && !is_at_the_limit(80 << 20, &nine_tenths));
+
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut stall = Stall::default();
+        assert!(!stall.goes_on(true, Some(99.0), began));
+        assert!(!stall.goes_on(true, Some(80.0), after(29)));
+        assert!(stall.goes_on(true, Some(90.0), after(30)));
+        // A moment in which it moved, or gave memory back, begins it anew; where nothing is measured, nothing is ended.
+        for (at_the_limit, pressure) in [(true, Some(79.0)), (false, Some(99.0)), (true, None)] {
+            assert!(!stall.goes_on(at_the_limit, pressure, after(31)));
+            assert!(!stall.goes_on(true, Some(99.0), after(40)));
+        }
+        assert!(stall.goes_on(true, Some(99.0), after(70)));
     }
 }

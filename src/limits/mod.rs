@@ -12,6 +12,7 @@
 //! | [`meter`] | the thread that measures a running job, and the watchdog |
 //! | [`profile`] | what was measured, bounded |
 //! | [`report`], [`svg`] | what was measured, as Markdown and as a picture |
+//! | [`scope`] | a job in a scope of systemd, beside the service |
 //! | [`kernel_log`] | what the kernel says of processes that it killed for memory |
 //! | [`size`] | sizes as GHC's run-time system reads them |
 //! | [`ceiling`] | a ceiling, and the one that is in force in a process |
@@ -44,6 +45,7 @@ pub mod profile;
 pub mod programs;
 pub mod report;
 pub mod run;
+pub mod scope;
 pub mod size;
 pub mod svg;
 pub mod watch;

@@ -10,6 +10,7 @@ use super::ceiling::Ceiling;
 use super::cover;
 use super::derivations::{self, Asked};
 use super::launcher;
+use super::process;
 use super::programs;
 use super::run::BUILDERS_OF_THE_DAEMON;
 use crate::archive::nix::store_directory;
@@ -57,14 +58,30 @@ const WITH_VALUES: &[(&str, usize)] = &[
 /// whether the state directory is ours to write.
 #[must_use]
 pub fn builders_are_the_daemons() -> bool {
-    let remote = std::env::var("NIX_REMOTE").unwrap_or_default();
-    match remote.as_str() {
+    are_the_daemons(&std::env::var("NIX_REMOTE").unwrap_or_default())
+}
+
+/// The same where `remote` is what `NIX_REMOTE` will be.
+#[must_use]
+pub fn are_the_daemons(remote: &str) -> bool {
+    match remote {
         "" | "auto" => {}
         other => return other == "daemon" || other.starts_with("unix://"),
     }
     let state =
         std::env::var_os("NIX_STATE_DIR").map_or_else(|| PathBuf::from("/nix/var/nix"), PathBuf::from);
     access(&state, Access::READ_OK | Access::WRITE_OK).is_err() && state.join("daemon-socket/socket").exists()
+}
+
+/// Whether a nix-daemon of this host runs under a ceiling (`sower ghc run`), as far as this user may see it.
+#[must_use]
+pub fn daemon_has_ceiling() -> bool {
+    let stats = process::all().into_iter().filter_map(process::stat);
+    stats.filter(|stat| stat.name == "nix-daemon").any(|daemon| {
+        let above = process::arguments(daemon.parent).unwrap_or_default();
+        let words: Vec<&[u8]> = above.split(|&byte| byte == 0).collect();
+        words.windows(2).any(|pair| pair == [&b"ghc"[..], b"run"])
+    })
 }
 
 /// What a command line of Nix builds, as words for another command of Nix; `None` when it builds nothing. `arguments` has

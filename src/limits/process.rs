@@ -28,6 +28,27 @@ pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&String::from_utf8_lossy(small(&format!("/proc/{pid}/stat"), &mut buffer)?))
 }
 
+/// `/proc/<pid>/stat`, kept open: looking again is one small read. It stays with its process, also where another one gets the
+/// number.
+#[derive(Debug)]
+pub struct StatFile(File);
+
+impl StatFile {
+    /// Opens it; `None` when the process is gone.
+    #[must_use]
+    pub fn open(pid: u32) -> Option<Self> {
+        File::open(format!("/proc/{pid}/stat")).ok().map(Self)
+    }
+
+    /// What it says now; `None` when the process is gone.
+    #[must_use]
+    pub fn get(&self) -> Option<Stat> {
+        let mut buffer = [0; 1024];
+        let length = self.0.read_at(&mut buffer, 0).ok()?;
+        parse_stat(&String::from_utf8_lossy(buffer.get(..length)?))
+    }
+}
+
 /// Reads a small file at one go: these are read a hundred times a second.
 fn small<'b>(path: &str, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let length = File::open(path).ok()?.read(buffer).ok()?;
@@ -75,6 +96,17 @@ pub fn is_process(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let group = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
     group.and_then(|group| group.trim().parse().ok()) == Some(pid)
+}
+
+/// The numbers in a file `cgroup.procs` that is kept open.
+pub fn members(file: &File, buffer: &mut Vec<u8>) -> Vec<u32> {
+    buffer.clear();
+    let mut piece = [0; 4096];
+    while let Ok(length @ 1..) = file.read_at(&mut piece, buffer.len() as u64) {
+        buffer.extend_from_slice(&piece[..length]);
+    }
+    let text = std::str::from_utf8(buffer).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Of the memory that the process has resident, the part that others may have too (files, shared memory), in bytes.

@@ -65,7 +65,13 @@ pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)
         notice(&format!("GHCRTS is set to \"{}\": what it says counts, not the ceiling", set.display()));
     }
     let (program, arguments) = command.split_first().unwrap_or((const { &OsString::new() }, &[]));
-    let mut child = Command::new(program);
+    let mut child = if has_sockets() {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", HAND_ON, "sh"]).arg(program);
+        shell
+    } else {
+        Command::new(program)
+    };
     child.args(arguments).env("PATH", in_front(launchers.path().as_os_str(), &path));
     let system = |doing| move |source: io::Error| CannotRun::System { doing, source };
     // What the command leaves behind becomes our child and not init's, so that it is found.
@@ -78,6 +84,14 @@ pub fn run(command: &[OsString], ceiling: &Ceiling, notice: &mut dyn FnMut(&str)
         Watch::start(ceiling.heap, move || signals.forward(pid)).map_err(system("starting the watch"))?;
     let status = wait(pid).map_err(system("waiting for the command"))?;
     Ok(Ran { status, proof: watch.stop() })
+}
+
+/// Becomes its arguments, to which the sockets of a service belong then.
+const HAND_ON: &str = "LISTEN_PID=$$; export LISTEN_PID; exec \"$@\"";
+
+/// Whether a service manager has given this process sockets, as systemd gives the nix-daemon's: they are for the command.
+fn has_sockets() -> bool {
+    std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string())
 }
 
 /// Covers every compiler that a job of this host can reach, for this thread and all that it starts; gives what to tell.
@@ -100,8 +114,7 @@ pub const BY_PATH_ONLY: &str = "The ceiling reaches GHC by PATH only";
 
 /// What to tell where builders are the nix-daemon's children.
 pub const BUILDERS_OF_THE_DAEMON: &str = "Nix builds go through a nix-daemon here: the builders are its children, and no ceiling and no limit of this job \
-     reaches them. A ceiling has to stand in the derivations, or the daemon's own service needs a limit (systemd: \
-     MemoryMax= of nix-daemon.service)";
+     reaches them. `sower doctor` says how to put both on the daemon";
 
 fn cover_all(find: impl FnOnce() -> Vec<PathBuf>, ceiling: &Ceiling) -> Vec<String> {
     let mut lines = Vec::new();

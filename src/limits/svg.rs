@@ -13,6 +13,8 @@ const LEFT: f64 = 76.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = 112.0;
+/// The first line of the legend.
+const LEGEND: f64 = HEIGHT - BOTTOM + 66.0;
 /// Colours of programs, told apart by the colour-blind too (after Okabe and Ito).
 const COLOURS: [&str; 11] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#8c6bb1", "#7f7f7f",
@@ -72,6 +74,7 @@ impl<'p> Picture<'p> {
         );
         self.bands(&mut svg);
         self.axes(&mut svg);
+        self.captions(&mut svg);
         self.stack(&mut svg);
         self.lines(&mut svg);
         self.marks(&mut svg);
@@ -144,6 +147,25 @@ impl<'p> Picture<'p> {
                 tick(millis)
             );
             millis += step;
+        }
+    }
+
+    /// What the axes, the names of the steps and the legend are about, in the margin before each.
+    fn captions(&self, svg: &mut String) {
+        let bottom = HEIGHT - BOTTOM;
+        let mut captions = vec![(TOP - 10.0, "resident"), (bottom + 17.0, "time")];
+        if !self.profile.steps.is_empty() {
+            captions.push((bottom + 36.0, "step"));
+        }
+        if !self.profile.programs.is_empty() {
+            captions.push((LEGEND, "peak of"));
+        }
+        for (y, caption) in captions {
+            let _ = writeln!(
+                svg,
+                "<text class=\"dim\" x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\" font-style=\"italic\">{caption}</text>",
+                LEFT - 8.0
+            );
         }
     }
 
@@ -245,7 +267,7 @@ impl<'p> Picture<'p> {
 
     fn legend(&self, svg: &mut String) {
         let mut x = LEFT;
-        let mut y = HEIGHT - BOTTOM + 66.0;
+        let mut y = LEGEND;
         for (program, name) in self.profile.programs.iter().enumerate() {
             let peak = self.profile.points.iter().filter_map(|point| point.resident.get(program)).max();
             let text = format!("{name} {}", Size(peak.copied().unwrap_or(0)));

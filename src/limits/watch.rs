@@ -4,6 +4,7 @@
 //! started anything (one small read), and at what it started: a GHC that runs for 30 ms is seen as well.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::ceiling::in_force;
-use super::process::{self, Stat};
+use super::process::{self, Stat, StatFile};
 use super::programs;
 use super::size::Size;
 use crate::job::group::Group;
@@ -24,6 +25,8 @@ const MEASURE: Duration = Duration::from_millis(100);
 const LOOKS_AT_NEW: u8 = 32;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
+/// Processes of which a file is kept open.
+const FILES_AT_MOST: usize = 64;
 /// Runs without the ceiling that are told one by one.
 const TOLD_AT_MOST: usize = 10;
 
@@ -175,6 +178,11 @@ pub(super) struct Eye {
     live: HashMap<u32, (u64, Vec<u8>)>,
     /// Processes that are no GHC, by start and name: a new program has a new name.
     others: HashMap<u32, (u64, String)>,
+    /// Files of the processes of the last walk.
+    files: HashMap<u32, StatFile>,
+    /// The lists of members of the group and of its leaf `steps`, if there are such.
+    members: [Option<File>; 2],
+    buffer: Vec<u8>,
 }
 
 impl Eye {
@@ -193,6 +201,9 @@ impl Eye {
             new: HashMap::new(),
             live: HashMap::new(),
             others: HashMap::new(),
+            files: HashMap::new(),
+            members: [None, None],
+            buffer: Vec::new(),
         }
     }
 
@@ -233,13 +244,10 @@ impl Eye {
 
     /// Takes in what was started since the last look.
     fn add_new(&mut self, last: Option<u32>) {
-        if let Source::Group(group) = &self.source {
-            // What others start on this host costs nothing then.
-            let directory = group.directory();
-            // Groups further below are for the walks.
-            for file in [directory.join("cgroup.procs"), directory.join("steps/cgroup.procs")] {
-                let text = std::fs::read_to_string(file).unwrap_or_default();
-                for pid in text.lines().filter_map(|line| line.parse().ok()) {
+        if let Source::Group(_) = &self.source {
+            // What others start on this host costs nothing then. Groups further below are for the walks.
+            for file in self.members.iter().flatten() {
+                for pid in process::members(file, &mut self.buffer) {
                     if pid != self.own && !self.seen.contains_key(&pid) {
                         self.new.entry(pid).or_insert(0);
                     }
@@ -262,11 +270,23 @@ impl Eye {
                 group.processes().iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect()
             }
         };
-        self.seen = pids
-            .into_iter()
-            .filter(|pid| *pid != self.own)
-            .filter_map(|pid| Some((pid, process::stat(pid)?)))
-            .collect();
+        if let Source::Group(group) = &self.source {
+            for (file, name) in self.members.iter_mut().zip(["cgroup.procs", "steps/cgroup.procs"]) {
+                if file.is_none() {
+                    *file = File::open(group.directory().join(name)).ok();
+                }
+            }
+        }
+        self.seen.clear();
+        for pid in pids {
+            if pid != self.own
+                && let Some(stat) = self.stat(pid)
+            {
+                self.seen.insert(pid, stat);
+            }
+        }
+        let seen = &self.seen;
+        self.files.retain(|pid, _| seen.contains_key(pid));
         let seen = std::mem::take(&mut self.seen);
         let lives = |pid: &u32, start: u64| seen.get(pid).is_some_and(|stat| stat.start == start);
         self.live.retain(|pid, (start, _)| lives(pid, *start));
@@ -281,6 +301,21 @@ impl Eye {
                 self.new.insert(pid, 0);
             }
         }
+    }
+
+    /// Looks at a process by the file that is open, or opens it.
+    fn stat(&mut self, pid: u32) -> Option<Stat> {
+        if let Some(stat) = self.files.get(&pid).and_then(StatFile::get) {
+            return Some(stat);
+        }
+        self.files.remove(&pid);
+        if self.files.len() >= FILES_AT_MOST {
+            return process::stat(pid);
+        }
+        let file = StatFile::open(pid)?;
+        let stat = file.get()?;
+        self.files.insert(pid, file);
+        Some(stat)
     }
 
     /// Takes a process into the proof if it is a GHC of ours; whether there is nothing more to wait for.

@@ -25,6 +25,7 @@ pub use process::Identity;
 pub use trace::{Trace, enter, sweep};
 
 use crate::events::journal;
+use crate::limits::scope;
 
 /// Variables of the daemon that a job process gets. All others stay behind: they may hold the secrets of a service.
 const ENVIRONMENT: [&str; 27] = [
@@ -131,6 +132,8 @@ impl Error {
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// Each job gets a scope of systemd.
+    scopes: bool,
 }
 
 impl Program {
@@ -140,16 +143,29 @@ impl Program {
     /// # Errors
     /// When the system does not say which program this is.
     pub fn this() -> io::Result<Self> {
-        Ok(Self { path: crate::job::host::this_program()?, arguments: vec!["job".into()] })
+        Ok(Self { path: crate::job::host::this_program()?, arguments: vec!["job".into()], scopes: false })
     }
 
     /// Another program; the job's directory becomes its last argument.
     pub fn other(path: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        Self { path: path.into(), arguments: arguments.into_iter().map(Into::into).collect() }
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self { path: path.into(), arguments, scopes: false }
     }
 
-    fn command(&self) -> Command {
+    /// Whether each job that is started from now on gets a scope of systemd.
+    pub fn set_scopes(&mut self, scopes: bool) {
+        self.scopes = scopes;
+    }
+
+    fn command(&self, task: i64) -> Command {
         let replaced = std::env::current_exe().is_ok_and(|now| now != self.path) && !self.path.exists();
+        if self.scopes {
+            let mut command = scope::command(task);
+            // By then it is the program that gives the scope which asks who it is.
+            let this = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+            command.arg(if replaced { &this } else { &self.path }).args(&self.arguments);
+            return command;
+        }
         let mut command = if replaced { Command::new("/proc/self/exe") } else { Command::new(&self.path) };
         // Whole, since it is how the job finds its program where /proc is not mounted.
         command.arg0(&self.path);
@@ -193,7 +209,7 @@ impl JobProcess {
             path: path.clone(),
             message: format!("the job runs already ({error})"),
         })?;
-        let mut command = program.command();
+        let mut command = program.command(dir.task());
         command.arg(dir.path()).current_dir(dir.path()).env_clear();
         command.env("PATH", DEFAULT_PATH);
         for name in ENVIRONMENT {

@@ -28,6 +28,7 @@
 
 mod artifacts;
 mod ask;
+pub mod console;
 mod context;
 mod fault;
 mod forge;

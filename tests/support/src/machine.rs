@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::{Forge, Runner, Trouble};
 
@@ -76,15 +78,33 @@ impl Machine {
     /// When a part is not there.
     pub fn new(build: &Build<'_>, registration: &str) -> Result<Self, Trouble> {
         let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("initrd"), initrd(build)?)?;
         fs::create_dir_all(folder.path().join("root/state"))?;
         fs::write(folder.path().join("root/state/.runner"), registration)?;
+        let root = folder.path().join("root");
+        Self::with_disk(build, folder, &root, 256 << 20)
+    }
+
+    /// Makes its files; what is in `root` goes onto its disk, which has this many bytes. The machine has it at `/data`.
+    ///
+    /// # Errors
+    /// When a part is not there.
+    pub fn of_root(build: &Build<'_>, root: &Path, bytes: u64) -> Result<Self, Trouble> {
+        Self::with_disk(build, tempfile::tempdir()?, root, bytes)
+    }
+
+    fn with_disk(
+        build: &Build<'_>,
+        folder: tempfile::TempDir,
+        root: &Path,
+        bytes: u64,
+    ) -> Result<Self, Trouble> {
+        fs::write(folder.path().join("initrd"), initrd(build)?)?;
         let disk = folder.path().join("disk");
-        File::create(&disk)?.set_len(256 << 20)?;
+        File::create(&disk)?.set_len(bytes)?;
         let made = Command::new("mkfs.ext4")
             .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
             .args(["-q", "-d"])
-            .arg(folder.path().join("root"))
+            .arg(root)
             .arg(&disk)
             .status()?;
         if !made.success() {
@@ -110,6 +130,7 @@ impl Machine {
             .args(["-drive", &format!("file={},format=raw,if=none,id=disk,cache=writeback", place("disk"))])
             .args(["-device", "virtio-blk-pci,drive=disk,romfile="])
             .args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
+            .args(["-serial", &format!("unix:{},server=on,wait=off", place("second"))])
             .stdin(Stdio::null())
             .stdout(serial.try_clone()?)
             .stderr(serial)
@@ -130,6 +151,41 @@ impl Machine {
         Ok(())
     }
 
+    /// Its second serial line (`/dev/ttyS1`).
+    ///
+    /// # Errors
+    /// When it is off.
+    pub fn second_line(&self) -> Result<UnixStream, Trouble> {
+        let began = Instant::now();
+        loop {
+            match UnixStream::connect(self.folder.path().join("second")) {
+                Ok(stream) => return Ok(stream),
+                // QEMU is just beginning.
+                Err(_) if began.elapsed() < Duration::from_secs(30) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits for it to switch itself off, as it does instead of booting anew.
+    ///
+    /// # Errors
+    /// When it is still on after `timeout`.
+    pub fn wait_off(&mut self, timeout: Duration) -> Result<(), Trouble> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        let began = Instant::now();
+        while child.try_wait()?.is_none() {
+            if began.elapsed() >= timeout {
+                return Err("the machine does not switch itself off".into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.child = None;
+        Ok(())
+    }
+
     /// What it printed on its serial line.
     #[must_use]
     pub fn serial(&self) -> String {
@@ -144,13 +200,13 @@ impl Drop for Machine {
     }
 }
 
-/// A registration with the stand-in, as the machine sees it.
+/// A registration with the stand-in under these labels, as the machine sees it.
 ///
 /// # Errors
 /// What the program said.
-pub fn registration(sower: &Path, forge: &Forge) -> Result<String, Trouble> {
+pub fn registration(sower: &Path, forge: &Forge, labels: &str) -> Result<String, Trouble> {
     let runner = Runner::new(&sower.display().to_string(), 1)?;
-    let output = runner.register(&forge.url(), &forge.registration_token(), "host:host", &[])?;
+    let output = runner.register(&forge.url(), &forge.registration_token(), labels, &[])?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }

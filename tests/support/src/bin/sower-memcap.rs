@@ -25,6 +25,8 @@ const IN_A_JOB: u64 = 10;
 /// An emulated machine on a busy one is slow.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const LIMITS: &str = "limits:\n  memory: 64MiB\n";
+/// Far below the limit of these jobs the kernel begins to slow down, and without swap it gets nothing back: they stand still.
+const SLOW: &str = "  labels: {slow: {memory: 400MiB, memory_high: 40MiB}}\n";
 
 const INIT: &str = r#"echo '+memory +pids +cpu' >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/openrc.sower
@@ -35,11 +37,29 @@ sleep 1000000
 "#;
 
 fn workflow(steps: &[String]) -> Enqueue {
-    let mut yaml = "on: push\njobs:\n  it:\n    runs-on: host\n    steps:\n".to_owned();
+    labelled("host", steps)
+}
+
+fn labelled(label: &str, steps: &[String]) -> Enqueue {
+    let mut yaml = format!("on: push\njobs:\n  it:\n    runs-on: {label}\n    steps:\n");
     for step in steps {
         let _ = writeln!(yaml, "      - continue-on-error: true\n        run: {step}");
     }
-    Enqueue { payload: yaml.into_bytes(), labels: vec!["host".to_owned()], ..Enqueue::default() }
+    Enqueue { payload: yaml.into_bytes(), labels: vec![label.to_owned()], ..Enqueue::default() }
+}
+
+/// A job that the kernel slows down for ever instead of ending it: the watchdog ends it, and says so.
+fn stands_still(forge: &Forge) -> Result<bool, Trouble> {
+    let began = Instant::now();
+    let steps = ["dd if=/dev/zero of=/dev/null bs=200M count=1".to_owned()];
+    let (_, rows) = done(forge, forge.enqueue(labelled("slow", &steps)))?;
+    let cause = rows.iter().find(|row| row.contains("Cause: "));
+    println!(
+        "a job that stands still, after {:.0} s: {}",
+        began.elapsed().as_secs_f64(),
+        cause.map_or("no cause", String::as_str)
+    );
+    Ok(cause.is_some_and(|cause| cause.contains("at its limit of 400 MiB the job stood still")))
 }
 
 /// Where the jobs run.
@@ -67,8 +87,9 @@ impl Place {
 
 fn place(sower: &Path, vm: Option<(PathBuf, PathBuf)>, forge: &Forge) -> Result<Place, Trouble> {
     if let Some((kernel, modules)) = vm {
-        let config =
-            format!("runner:\n  file: /data/state/.runner\n  capacity: 2\nhost:\n  home: /data\n{LIMITS}");
+        let config = format!(
+            "runner:\n  file: /data/state/.runner\n  capacity: 2\nhost:\n  home: /data\n{LIMITS}{SLOW}"
+        );
         let build = Build {
             sower,
             kernel: &kernel,
@@ -78,7 +99,7 @@ fn place(sower: &Path, vm: Option<(PathBuf, PathBuf)>, forge: &Forge) -> Result<
             programs: &[],
             memory: 768,
         };
-        let mut machine = Machine::new(&build, &registration(sower, forge)?)?;
+        let mut machine = Machine::new(&build, &registration(sower, forge, "host:host,slow:host")?)?;
         machine.boot()?;
         return Ok(Place::Machine(machine));
     }
@@ -154,6 +175,7 @@ fn run() -> Result<bool, Trouble> {
             println!("      {}", first.map_or("no cause", String::as_str));
         }
     }
+    let ended = matches!(place, Place::Host(_)) || stands_still(&forge)?;
     let stop = forge.enqueue(workflow(&["touch \"$HOME/stop\"".to_owned()]));
     done(&forge, stop)?;
     let (other, rows) = done(&forge, other)?;
@@ -161,7 +183,8 @@ fn run() -> Result<bool, Trouble> {
     let unharmed = other.status == Status::Success
         && !rows.iter().any(|row| row.contains("##[error]"))
         && ticks.iter().copied().eq(1..=ticks.len() as u64);
-    let well = usize::try_from(times)? == killed && killed == named + by_us && unharmed && place.is_well();
+    let well =
+        usize::try_from(times)? == killed && killed == named + by_us && unharmed && ended && place.is_well();
     println!(
         "{killed} of {times} killed, the cause named in {} ({by_us} of them by the watchdog); the other job printed {} ticks and {}; the daemon {}",
         named + by_us,

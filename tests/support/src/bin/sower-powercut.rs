@@ -37,7 +37,7 @@ const INIT: &str = r#"while :; do /bin/sower daemon -c /etc/config.yaml >/dev/co
 fn machine(sower: &Path, kernel: &Path, modules: &Path, forge: &Forge) -> Result<Machine, Trouble> {
     Machine::new(
         &Build { sower, kernel, modules, init: INIT, config: CONFIG, programs: &[], memory: 512 },
-        &registration(sower, forge)?,
+        &registration(sower, forge, "host:host")?,
     )
 }
 
