@@ -123,12 +123,16 @@ memcap: ## processes of 200 MB in jobs of 64 MB, TIMES (100), on this host and i
 	@$(TARGET)/debug/sower-memcap --sower $(RELEASE) --times $(or $(TIMES),100) \
 		--kernel $(TARGET)/parts/powercut/boot/vmlinuz-* --modules $(TARGET)/parts/powercut/lib/modules
 
+# ACT_DATA=act/pkg/runner/testdata and ACTIONS=clones of actions/checkout and its kin add what needs them.
 bench: ## the figures, beside those of act in the same run
 	@scripts/parts.sh bench
 	@$(MAKE) --no-print-directory build
 	@cargo build --quiet --package sower-demo
-	@python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge
-	@python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a
+	@missed=0; \
+	python3 benches/bench.py --sower $(RELEASE) --act $(TARGET)/parts/act/bin/act --forge $(TARGET)/debug/sower-forge || missed=1; \
+	python3 benches/language.py --sower $(RELEASE) $(if $(ACT_DATA),--act-data $(ACT_DATA)) $(if $(ACTIONS),--actions $(ACTIONS)) || missed=1; \
+	python3 benches/archives.py --sower $(RELEASE) --archive $(TARGET)/parts/libHSghc.a || missed=1; \
+	exit $$missed
 
 bench-archives: ## the figures of static archives alone, beside ar and sha256sum
 	@scripts/parts.sh archives

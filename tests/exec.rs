@@ -693,13 +693,16 @@ jobs:
   test:
     runs-on: host
     steps:
-      - run: echo '${{ toJSON(inputs) }}' | tr -d ' \n'
+      - run: echo '${{ toJSON(inputs) }}${{ toJSON(github.event.inputs) }}' | tr -d ' \n'
 "#,
     );
     let (code, events) =
         repository.events(&["--event", "workflow_dispatch", "--input", "flag=false", "--input", "text=x"]);
     assert_eq!(code, 0);
-    assert_eq!(rows(&events), [r#"{"flag":false,"count":3,"text":"x"}"#]);
+    assert_eq!(
+        rows(&events),
+        [r#"{"flag":false,"count":3,"text":"x"}{"flag":"false","text":"x","count":"3"}"#]
+    );
 }
 
 #[test]

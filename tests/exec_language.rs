@@ -363,6 +363,15 @@ fn inputs_of_a_dispatch_are_judged() {
     assert!(run(&[]).stderr.contains("the input \"where\" is required"));
     assert!(run(&["where=c"]).stderr.contains("expected one of a, b"));
     assert!(run(&["where=a", "really=perhaps"]).stderr.contains("expected true or false"));
+    let unknown = run(&["where=a", "realy=true"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.stderr.contains("--input realy: no such input"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("did you mean 'really'?"), "{}", unknown.stderr);
+    let pushed =
+        Repository::new("on: push\njobs:\n  j:\n    runs-on: host\n    steps: [{run: 'echo never'}]\n")
+            .exec(&["--input", "where=a"]);
+    assert_eq!((pushed.code, pushed.events.len()), (2, 0));
+    assert!(pushed.stderr.contains("the event \"push\" has no inputs"), "{}", pushed.stderr);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use sower::cache::artifacts::Artifacts;
+use sower::cache::relay::Relay;
 use sower::cache::sign::Signer;
 use sower::cache::{Grant, Options, Server, Store};
 use sower_test_support::{Forge, Options as ForgeOptions};
@@ -382,6 +384,7 @@ fn serve(directory: &Path) -> Server {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         store: Some(Store::open(directory, 1 << 20).unwrap()),
         artifacts: None,
+        relay: None,
         signer: Signer::open(&directory.join("secret")).unwrap(),
     })
     .unwrap()
@@ -468,4 +471,38 @@ fn the_second_version_of_the_protocol_has_the_same_entries() {
     assert_eq!(ask(url, &format!("GET {location}"), "", b"").1, "abcd");
     assert_eq!(call("CreateCacheEntry", json!({"key": "a-1", "version": "v"})).1["ok"], false);
     assert_eq!(call("Nothing", json!({})).0, 404);
+}
+
+#[test]
+fn questions_about_artifacts_are_handed_on_to_who_keeps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let signer = || Signer::open(&folder.path().join("secret")).unwrap();
+    let options = |artifacts: Option<Artifacts>, relay: Option<Relay>| Options {
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        store: None,
+        artifacts,
+        relay,
+        signer: signer(),
+    };
+    let keeper = Server::start(options(Some(Artifacts::new(folder.path().join("kept"))), None)).unwrap();
+    let between =
+        Server::start(options(None, Some(Relay::new(&format!("{}/", keeper.url()), false)))).unwrap();
+    let call = |method: &str, token: &str, asked: Value| {
+        let path = format!("POST /twirp/github.actions.results.api.v1.ArtifactService/{method}");
+        let headers = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
+        let (status, answer) = ask(between.url(), &path, &headers, asked.to_string().as_bytes());
+        (status, serde_json::from_str::<Value>(&answer).unwrap_or_default())
+    };
+    between.admit("one", grant("dev/app", "refs/heads/main"));
+    assert_eq!(call("CreateArtifact", "two", json!({"name": "a"})).0, 401, "not a job of this runner");
+    assert_eq!(call("CreateArtifact", "one", json!({"name": "a"})).0, 401, "the keeper judges for itself");
+    keeper.admit("one", grant("dev/app", "refs/heads/main"));
+    let (status, made) = call("CreateArtifact", "one", json!({"name": "a", "version": 4}));
+    let address = made["signedUploadUrl"].as_str().unwrap();
+    assert!(status == 200 && address.starts_with(keeper.url()), "archives go there directly: {made}");
+    assert_eq!(ask(keeper.url(), &format!("PUT {}", &address[keeper.url().len()..]), "", b"abc").0, 201);
+    assert_eq!(call("FinalizeArtifact", "one", json!({"name": "a", "size": "3"})).1["ok"], true);
+    assert_eq!(call("CreateArtifact", "one", json!({"name": "a"})).0, 409, "and so does what goes wrong");
+    let (_, list) = call("ListArtifacts", "one", json!({}));
+    assert_eq!(list["artifacts"][0]["name"], "a");
 }

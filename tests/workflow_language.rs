@@ -560,7 +560,8 @@ fn labels_are_judged_by_those_that_there_are() {
     let text = "on: push\njobs:\n  a: {runs-on: buidl, steps: [{run: echo}]}\n  b:\n    runs-on: ['${{ matrix.os }}', build]\n    \
                 strategy: {matrix: {os: [build, mac]}}\n    steps: [{run: echo}]\n  c: {runs-on: '${{ vars.X }}', steps: [{run: echo}]}\n";
     let served = ["build".to_owned()];
-    let found: Vec<String> = sower::workflow::check_workflow_for(text.as_bytes(), "w.yaml", Some(&served))
+    let around = sower::workflow::Around { served: Some(&served), read: None };
+    let found: Vec<String> = sower::workflow::check_workflow_in(text.as_bytes(), "w.yaml", around)
         .iter()
         .map(|found| format!("{} {}", found.place, found.message))
         .collect();
@@ -630,6 +631,97 @@ fn actions_of_every_kind_are_read() {
         assert!(found[0].message.contains(word), "{found:?}");
         assert!(!check_action(text.as_bytes(), "action.yml").is_empty());
     }
+}
+
+/// What is found in an action, as `LINE:COLUMN SEVERITY message`.
+fn checked_action(text: &str) -> Vec<String> {
+    let found = check_action(text.as_bytes(), "action.yml");
+    found.iter().map(|found| format!("{} {} {}", found.place, found.severity, found.message)).collect()
+}
+
+#[test]
+fn check_looks_into_actions() {
+    let text = r#"name: x
+autor: me
+icon: pen
+inputs:
+  heap: {descripton: d, default: "${{ github.ref }}"}
+  other: {default: "${{ secrets.KEY }}", colour: red}
+outputs:
+  out: {value: "${{ steps.mak.outputs.x }}"}
+  bare: {description: nothing}
+runs:
+  using: composite
+  main: index.js
+  steps:
+    - id: make
+      run: echo ${{ inputs.heep }}
+    - uses: ./x
+      wiht: {a: b}
+"#;
+    insta::assert_snapshot!(checked_action(text).join("\n"));
+    let node = checked_action("runs: {using: node20, mian: a.js}");
+    assert!(node.iter().all(|line| line.starts_with("1:23 error")), "{node:?}");
+    assert!(node.iter().any(|line| line.contains("did you mean 'main'?")), "{node:?}");
+    let whole = "name: x\ndescription: d\nauthor: me\nbranding: {icon: pen}\ninputs:\n  a: {type: choice, options: [x], \
+                 deprecationMessage: no}\nruns:\n  using: docker\n  image: Dockerfile\n  args: ['${{ inputs.a }}']\n  env: {A: b}\n  \
+                 entrypoint: /x\n  pre-entrypoint: /y\n  post-entrypoint: /z\n  post-if: always()\n";
+    assert_eq!(checked_action(whole), [""; 0]);
+}
+
+#[test]
+fn calls_are_compared_with_what_is_called() {
+    let called = "on:\n  workflow_call:\n    inputs:\n      count: {type: number, required: true}\n      flag: {type: boolean}\n    \
+                  secrets: {KEY: {required: true}}\n    outputs:\n      made: {value: '${{ jobs.j.outputs.o }}'}\njobs:\n  j:\n    \
+                  runs-on: x\n    outputs: {o: '1'}\n    steps: [{run: echo}]\n";
+    let action = "inputs: {name: {required: true}, plain: {}}\nruns: {using: composite, steps: []}\n";
+    let read = |path: &str| match path {
+        ".gitea/workflows/called.yaml" => Some(called.as_bytes().to_vec()),
+        ".gitea/workflows/push.yaml" => {
+            Some(b"on: push\njobs: {j: {runs-on: x, steps: [{run: echo}]}}".to_vec())
+        }
+        "act/action.yml" => Some(action.as_bytes().to_vec()),
+        _ => None,
+    };
+    let check = |text: &str| -> Vec<String> {
+        let around = sower::workflow::Around { served: None, read: Some(&read) };
+        let found = sower::workflow::check_workflow_in(text.as_bytes(), "w.yaml", around);
+        found.iter().map(|found| format!("{} {} {}", found.place, found.severity, found.message)).collect()
+    };
+    let text = "on: push
+jobs:
+  good:
+    uses: ./.gitea/workflows/called.yaml
+    with: {COUNT: 3, flag: '${{ github.ref == 1 }}'}
+    secrets: {key: '${{ secrets.A }}'}
+  inherits:
+    uses: ./.gitea/workflows/called.yaml
+    with: {count: '4'}
+    secrets: inherit
+  bad:
+    uses: ./.gitea/workflows/called.yaml
+    with: {count: many, flga: true}
+    secrets: {KYE: x}
+  none:
+    uses: ./.gitea/workflows/called.yaml
+  push:
+    uses: ./.gitea/workflows/push.yaml
+  later:
+    uses: ./.gitea/workflows/not-there.yaml
+    with: {whatever: 1}
+  outside:
+    uses: ./../called.yaml
+  last:
+    needs: [good, later]
+    runs-on: x
+    steps:
+      - run: echo ${{ needs.good.outputs.made }} ${{ needs.good.outputs.maed }} ${{ needs.later.outputs.x }}
+      - uses: ./act
+        with: {nmae: x, plain: y}
+      - uses: ./not-there
+        with: {z: z}
+";
+    insta::assert_snapshot!(check(text).join("\n"));
 }
 
 fn soup() -> impl Strategy<Value = String> {

@@ -4,9 +4,11 @@
 //! the clients in actions use them. The directory is the only truth: nothing is held in memory but who may ask, so the
 //! server may be killed at any moment, and several programs may share one directory.
 //!
-//! For local runs it also keeps artifacts ([`artifacts`]), which are Gitea's in jobs of the daemon.
+//! For local runs it also keeps artifacts ([`artifacts`]). In jobs of the daemon they are Gitea's; questions about them
+//! that come here are handed on ([`relay`]), since clients of version 2 know one address for both.
 
 pub mod artifacts;
+pub mod relay;
 mod reply;
 pub mod server;
 pub mod sign;

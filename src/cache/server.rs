@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sha2::{Digest, Sha256};
 
 use super::artifacts::{self, Artifacts};
+use super::relay::Relay;
 use super::reply::{self, Answer, Body, Refusal, bearer, parameter};
 use super::sign::Signer;
 use super::store::{Entry, Grant, Store};
@@ -31,8 +32,10 @@ pub struct Options {
     pub address: SocketAddr,
     /// The entries; `None` serves no cache.
     pub store: Option<Store>,
-    /// Artifacts of a local run; `None` serves none.
+    /// Artifacts of a local run; `None` keeps none.
     pub artifacts: Option<Artifacts>,
+    /// Who is asked for artifacts that are not kept here.
+    pub relay: Option<Relay>,
     /// Signs addresses.
     pub signer: Signer,
 }
@@ -50,6 +53,7 @@ pub(super) struct Site {
     url: String,
     store: Option<Store>,
     artifacts: Option<Artifacts>,
+    relay: Option<Relay>,
     signer: Signer,
     grants: Mutex<HashMap<[u8; 32], Grant>>,
 }
@@ -112,10 +116,13 @@ impl Site {
             }
             return match method.split_once('/') {
                 Some(("CacheService", method)) => v2::serve(self, &grant, method, request.into_body()).await,
-                Some(("ArtifactService", method)) => {
-                    let artifacts = self.artifacts.as_ref().ok_or_else(Refusal::not_found)?;
-                    artifacts::serve(self, artifacts, method, request.into_body()).await
-                }
+                Some(("ArtifactService", method)) => match (&self.artifacts, &self.relay) {
+                    (Some(artifacts), _) => {
+                        artifacts::serve(self, artifacts, method, request.into_body()).await
+                    }
+                    (None, Some(relay)) => relay.serve(request).await,
+                    (None, None) => Err(Refusal::not_found()),
+                },
                 _ => Err(Refusal::not_found()),
             };
         }
@@ -159,6 +166,7 @@ impl Server {
             url: format!("http://{address}"),
             store: options.store,
             artifacts: options.artifacts,
+            relay: options.relay,
             signer: options.signer,
             grants: Mutex::default(),
         });

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use super::{Failure, Outcome};
 use crate::config::Config;
 use crate::gitea::Registration;
-use crate::workflow::{Diagnostic, Severity, check_action, check_workflow_for, snippet};
+use crate::workflow::{Around, Diagnostic, Severity, check_action_in, check_workflow_in, snippet};
 
 /// Say what is wrong with workflow files: a line for each finding.
 #[derive(Debug, clap::Args)]
@@ -83,9 +83,12 @@ pub(super) fn run(args: &Args) -> Outcome {
                 continue;
             }
         };
+        let root = root_of(file);
+        let read = |path: &str| root.as_ref().and_then(|root| fs::read(root.join(path)).ok());
+        let around = Around { served: served.as_deref(), read: Some(&read) };
         let found = match is_action(file) {
-            true => check_action(&text, &name),
-            false => check_workflow_for(&text, &name, served.as_deref()),
+            true => check_action_in(&text, &name, around),
+            false => check_workflow_in(&text, &name, around),
         };
         errors += found.iter().filter(|found| found.severity == Severity::Error).count();
         let source = snippets.then(|| String::from_utf8_lossy(&text));
@@ -119,6 +122,16 @@ fn of_repository() -> Vec<PathBuf> {
         root.push("..");
     }
     Vec::new()
+}
+
+/// The root of the repository that a file lies in: where its workflows say so, or where git does.
+fn root_of(file: &Path) -> Option<PathBuf> {
+    let folder = std::path::absolute(file).ok()?.parent()?.to_owned();
+    let of_workflows = FOLDERS.iter().find(|name| folder.ends_with(name));
+    if of_workflows.is_some() {
+        return Some(folder.parent()?.parent()?.to_owned());
+    }
+    folder.ancestors().find(|folder| folder.join(".git").exists()).map(Path::to_owned)
 }
 
 /// The labels that a configuration gives the runner, or those that it was registered with.

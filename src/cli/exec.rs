@@ -59,7 +59,7 @@ pub(super) struct Args {
     /// A dotenv file of variables of every step's environment
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
-    /// An input of `workflow_dispatch`
+    /// An input of `workflow_dispatch`, which the workflow has to declare
     #[arg(long, value_name = "KEY=VALUE")]
     input: Vec<String>,
     /// Only combinations of a matrix with this value; several of one key are alternatives

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
+use crate::cache::relay::Relay;
 use crate::cache::sign::Signer;
 use crate::cache::{Grant, Options, Server, Store};
 use crate::config::{Cache, Config};
@@ -25,7 +26,7 @@ pub(super) struct Caches {
 
 impl Caches {
     /// Starts what the configuration asks for. That it cannot be started is a warning: jobs run without, too.
-    pub(super) fn start(config: &Config, state: &Path) -> Self {
+    pub(super) fn start(config: &Config, state: &Path, instance: &str) -> Self {
         let cache = &config.cache;
         if !cache.enabled {
             return Self { url: None, server: None, counts: None };
@@ -34,7 +35,8 @@ impl Caches {
             return Self { url: Some(external.clone()), server: None, counts: None };
         }
         let directory = cache.dir.clone().unwrap_or_else(|| state.join("cache")).join("store");
-        match serve(cache, &directory, state) {
+        let relay = || Relay::new(instance, config.runner.insecure);
+        match serve(cache, &directory, state, &relay) {
             Ok((server, counts)) => {
                 info!("cache server at {}", server.url());
                 Self { url: Some(server.url().to_owned()), server: Some(server), counts: Some(counts) }
@@ -54,6 +56,11 @@ impl Caches {
     /// Where jobs find it.
     pub(super) fn url(&self) -> Option<&str> {
         self.url.as_deref()
+    }
+
+    /// Where clients of version 2 find cache and artifacts, where the server is ours.
+    pub(super) fn results(&self) -> Option<&str> {
+        self.server.as_ref().map(Server::url)
     }
 
     /// Lets a job ask until it is reported.
@@ -77,6 +84,7 @@ fn serve(
     cache: &Cache,
     directory: &Path,
     state: &Path,
+    relay: &dyn Fn() -> Relay,
 ) -> Result<(Server, std::sync::Arc<crate::cache::Counts>), String> {
     let named = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
     let store = Store::open(directory, cache.quota).map_err(|error| error.to_string())?;
@@ -96,9 +104,14 @@ fn serve(
     let last = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
     let ports = if cache.port == 0 { [last.unwrap_or(0), 0] } else { [cache.port; 2] };
     let start = |port: u16| {
-        let (store, signer) = (Some(store.clone()), signer.clone());
-        Server::start(Options { address: SocketAddr::new(address, port), store, artifacts: None, signer })
-            .map_err(|error| format!("{address}, port {port}: {error}"))
+        Server::start(Options {
+            address: SocketAddr::new(address, port),
+            store: Some(store.clone()),
+            artifacts: None,
+            relay: Some(relay()),
+            signer: signer.clone(),
+        })
+        .map_err(|error| format!("{address}, port {port}: {error}"))
     };
     let server = start(ports[0]).or_else(|_| start(ports[1]))?;
     fs::write(&file, server.port().to_string()).map_err(|error| named(&file, &error))?;

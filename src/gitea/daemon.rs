@@ -196,7 +196,7 @@ impl Daemon {
         let notifier = Notifier::from_environment();
         let labels = labels(&options.config, registration)?;
         observer.about(about(&options.config, registration, labels.clone()));
-        let caches = Caches::start(&options.config, options.state.path());
+        let caches = Caches::start(&options.config, options.state.path(), client.address().as_str());
         if let Some(counts) = caches.counts() {
             observer.cache(counts);
         }
@@ -506,6 +506,7 @@ impl Daemon {
             uuid: &registration.uuid,
             host: &self.host,
             cache: self.caches.url(),
+            results: self.caches.results(),
         };
         let directory = self.options.state.job(number);
         let (spec, meta) = job_spec(task, &directory, &around);

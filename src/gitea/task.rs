@@ -15,8 +15,8 @@ use crate::config::{Config, Native};
 use crate::events::{Conclusion, StepInfo, Timestamp};
 use crate::housekeeping;
 use crate::job::spec::{
-    ActionSources, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, OperatorSpec, Patience, Places,
-    Results, RunnerInfo,
+    ActionSources, Detour, JobSpec, MemorySpec, NativeActions, NativePolicy, Need, OperatorSpec, Patience,
+    Places, Results, RunnerInfo,
 };
 use crate::limits::admission::Request;
 use crate::supervisor::{Meta, history};
@@ -39,6 +39,8 @@ pub struct Surroundings<'a> {
     pub host: &'a str,
     /// Where jobs find the cache server; `None` where there is none.
     pub cache: Option<&'a str>,
+    /// Where clients of version 2 find cache and artifacts at one address; `None` where nothing serves both.
+    pub results: Option<&'a str>,
 }
 
 /// Makes the job of a task; its directories lie in `directory` (or in `host.workdir_parent`).
@@ -76,7 +78,10 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
     let mut env = around.step_env.clone();
     let mut set = |key: &str, value: String| env.insert(key.to_owned(), value);
     set("ACTIONS_RUNTIME_URL", format!("{address}/api/actions_pipeline/"));
-    set("ACTIONS_RESULTS_URL", address.to_owned());
+    set("ACTIONS_RESULTS_URL", around.results.unwrap_or(address).to_owned());
+    if around.results.is_some() {
+        set("ACTIONS_CACHE_SERVICE_V2", "true".to_owned());
+    }
     set("ACTIONS_RUNTIME_TOKEN", runtime_token.clone());
     if let Some(cache) = around.cache {
         set("ACTIONS_CACHE_URL", format!("{}/", cache.trim_end_matches('/')));
@@ -144,6 +149,10 @@ pub fn job_spec(task: Task, directory: &Path, around: &Surroundings<'_>) -> (Job
                     Native::Never => NativePolicy::Never,
                 },
                 insecure: config.runner.insecure,
+                // Nothing that is built in has to go the longer way.
+                artifacts: around
+                    .results
+                    .map(|results| Detour { announced: results.to_owned(), direct: address.to_owned() }),
             },
         },
         head,
@@ -315,6 +324,7 @@ mod tests {
             uuid: "u",
             host: "box",
             cache: Some("http://127.0.0.1:1"),
+            results: Some("http://127.0.0.1:1"),
         };
         job_spec(task, Path::new("/state/jobs/1"), &around)
     }
@@ -344,7 +354,13 @@ mod tests {
                 spec.env["ACTIONS_RUNTIME_URL"],
                 "http://gitea.internal:3000/git/api/actions_pipeline/"
             );
-            assert_eq!(spec.env["ACTIONS_RESULTS_URL"], "http://gitea.internal:3000/git");
+            // The cache server hands on what is Gitea's; what is built in asks Gitea itself.
+            assert_eq!(spec.env["ACTIONS_RESULTS_URL"], "http://127.0.0.1:1");
+            assert_eq!(spec.env["ACTIONS_CACHE_SERVICE_V2"], "true");
+            assert_eq!(
+                spec.actions.native.artifacts.as_ref().map(|detour| detour.direct.as_str()),
+                Some("http://gitea.internal:3000/git")
+            );
             assert_eq!(spec.env["ACTIONS_RUNTIME_TOKEN"], runtime_token);
             assert_eq!(spec.env["ACTIONS_CACHE_URL"], "http://127.0.0.1:1/");
             assert_eq!(meta.cache_refs, ["refs/heads/main"]);

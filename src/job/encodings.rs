@@ -46,6 +46,12 @@ fn forms(value: &str, each: &mut dyn FnMut(&str)) {
     // As Go writes it, and as PHP does.
     other(json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"));
     other(json.replace('/', "\\/"));
+    // As Python writes it, and .NET.
+    if !value.is_ascii() {
+        other(in_ascii(json, false));
+        other(in_ascii(json, true));
+        other(in_ascii(json, false).replace('/', "\\/"));
+    }
     let url = |safe: &str, space: &str, upper: bool| percent(value, safe, space, upper);
     // As a component in JavaScript, as Go and Python write it, as a form does, and in lower case.
     other(url("-_.!~*'()", "%20", true));
@@ -118,6 +124,19 @@ fn percent(value: &str, safe: &str, space: &str, upper: bool) -> String {
     out
 }
 
+/// JSON whose characters beyond ASCII are escaped, in pairs where one needs two.
+fn in_ascii(json: &str, upper: bool) -> String {
+    let mut out = String::with_capacity(json.len());
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if byte.is_ascii() => out.push(char::from(byte)),
+            _ if upper => out.push_str(&format!("\\u{unit:04X}")),
+            _ => out.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    out
+}
+
 /// A backslash before each of these characters.
 fn escaped(value: &str, special: &str) -> String {
     value.chars().flat_map(|c| special.contains(c).then_some('\\').into_iter().chain([c])).collect()
@@ -143,6 +162,9 @@ mod tests {
             r#"p@ss/w\"o'r$d<&> ä=+~!"#,
             r#"p@ss\/w\"o'r$d<&> ä=+~!"#,
             r#"p@ss/w\"o'r$d\u003c\u0026\u003e ä=+~!"#,
+            r#"p@ss/w\"o'r$d<&> \u00e4=+~!"#,
+            r#"p@ss/w\"o'r$d<&> \u00E4=+~!"#,
+            r#"p@ss\/w\"o'r$d<&> \u00e4=+~!"#,
             r#"p@ss/w"o'\''r$d<&> ä=+~!"#,
             r#"p@ss/w"o'"'"'r$d<&> ä=+~!"#,
             r#"p@ss/w\"o'r\$d<&> ä=+~!"#,

@@ -12,6 +12,7 @@ use aho_corasick::nfa::noncontiguous::NFA;
 use aho_corasick::{Anchored, MatchKind};
 
 use super::encodings;
+use super::sieve::Sieve;
 
 /// What stands in a secret's place.
 pub const REPLACEMENT: &str = "***";
@@ -34,6 +35,8 @@ pub struct Masker {
     /// Each at most half as large as the one before, so that adding one value after the other costs little.
     tiers: Vec<Tier>,
     longest: usize,
+    /// Where a pattern may be at all.
+    sieve: Sieve,
     /// Kept so that a row costs no allocation.
     found: Vec<(usize, usize)>,
 }
@@ -66,6 +69,9 @@ impl Masker {
         let pattern: Arc<str> = pattern.into();
         self.longest = self.longest.max(pattern.len());
         self.known.insert(pattern.clone());
+        if !self.sieve.add(pattern.as_bytes()) {
+            self.sieve = Sieve::of(self.known.iter().map(|pattern| pattern.as_bytes()));
+        }
         self.fresh.push(pattern);
     }
 
@@ -90,10 +96,15 @@ impl Masker {
 
     /// Where secrets are in the text: disjoint, in order, in bytes.
     fn search(&mut self, text: &str) {
-        self.settle();
         self.found.clear();
+        let sieve = Some(&self.sieve).filter(|sieve| !sieve.is_clogged());
+        if sieve.is_some_and(|sieve| sieve.next(text.as_bytes(), 0).is_none()) {
+            return;
+        }
+        self.settle();
+        let sieve = Some(&self.sieve).filter(|sieve| !sieve.is_clogged());
         for tier in &mut self.tiers {
-            tier.search(text.as_bytes(), &mut self.found);
+            tier.search(text.as_bytes(), sieve, &mut self.found);
         }
         if self.found.len() < 2 {
             return;
@@ -202,7 +213,7 @@ impl Tier {
         }
     }
 
-    fn search(&mut self, text: &[u8], found: &mut Vec<(usize, usize)>) {
+    fn search(&mut self, text: &[u8], sieve: Option<&Sieve>, found: &mut Vec<(usize, usize)>) {
         if let Some(Machine::Small(_)) = &self.machine {
             let before = self.searched;
             self.searched = before.saturating_add(text.len());
@@ -211,19 +222,42 @@ impl Tier {
             }
         }
         match &self.machine {
-            Some(Machine::Fast(automaton)) => walk(automaton, text, found),
-            Some(Machine::Small(automaton)) => walk(automaton, text, found),
+            Some(Machine::Fast(automaton)) => walk(automaton, text, sieve, found),
+            Some(Machine::Small(automaton)) => walk(automaton, text, sieve, found),
             // Rather a blank log than one with secrets.
             None => found.push((0, text.len())),
         }
     }
 }
 
-/// The longest pattern that ends at each position. Every other find lies within one of these, so together they cover
-/// whatever must go; and the time does not depend on how the patterns overlap.
-fn walk<A: Automaton>(automaton: &A, text: &[u8], found: &mut Vec<(usize, usize)>) {
-    let Ok(mut state) = automaton.start_state(Anchored::No) else { return };
-    for (at, byte) in text.iter().enumerate() {
+/// Finds patterns where the sieve lets something through, or everywhere without one.
+fn walk<A: Automaton>(automaton: &A, text: &[u8], sieve: Option<&Sieve>, found: &mut Vec<(usize, usize)>) {
+    let Some(sieve) = sieve else {
+        walk_from(automaton, text, 0, text.len(), found);
+        return;
+    };
+    let mut from = 0;
+    while let Some(place) = sieve.next(text, from) {
+        let begin = place.saturating_sub(sieve.lead()).max(from);
+        from = walk_from(automaton, text, begin, place, found);
+    }
+}
+
+/// Finds patterns that begin at `begin` or after it and not after `until`, perhaps more. Gives the place before which
+/// everything has been found.
+///
+/// Of those that end at the same place the longest is taken. Every other find lies within one of these, so together
+/// they cover whatever must go; and the time does not depend on how the patterns overlap.
+fn walk_from<A: Automaton>(
+    automaton: &A,
+    text: &[u8],
+    begin: usize,
+    until: usize,
+    found: &mut Vec<(usize, usize)>,
+) -> usize {
+    let Ok(start) = automaton.start_state(Anchored::No) else { return text.len() };
+    let mut state = start;
+    for (at, byte) in text.iter().enumerate().skip(begin) {
         state = automaton.next_state(Anchored::No, state, *byte);
         if automaton.is_special(state) && automaton.is_match(state) {
             // A state's own pattern comes before those that are its suffixes.
@@ -233,8 +267,12 @@ fn walk<A: Automaton>(automaton: &A, text: &[u8], found: &mut Vec<(usize, usize)
                 Some(last) if last.1 > start && last.0 <= start => last.1 = last.1.max(end),
                 _ => found.push((start, end)),
             }
+        } else if state == start && at >= until {
+            // No pattern has begun that is not over.
+            return at + 1;
         }
     }
+    text.len()
 }
 
 #[cfg(test)]

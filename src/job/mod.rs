@@ -32,4 +32,5 @@ mod hooks;
 mod memory;
 mod native;
 mod phases;
+mod sieve;
 mod steps;

@@ -213,6 +213,18 @@ pub struct NativeActions {
     pub policy: NativePolicy,
     /// Accept any certificate from the artifact service, as the configuration says for the instance.
     pub insecure: bool,
+    /// Where the artifact service is, if other programs are told another address.
+    #[serde(default)]
+    pub artifacts: Option<Detour>,
+}
+
+/// A service that other programs find at an address of ours, from which they are handed on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Detour {
+    /// What the variable says.
+    pub announced: String,
+    /// Where the service is.
+    pub direct: String,
 }
 
 /// When built-in actions are used instead of the originals.

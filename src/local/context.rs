@@ -40,6 +40,8 @@ pub struct Context {
     pub github: Map<String, Value>,
     /// Inputs as given; their types are the workflow's to say.
     pub inputs: Vec<(String, String)>,
+    /// Which of them the command line names: those a workflow has to declare.
+    pub asked_inputs: Vec<String>,
     /// The `vars` context.
     pub vars: BTreeMap<String, String>,
     /// Variables for every step.
@@ -188,6 +190,7 @@ impl Context {
             event: event.name.clone(),
             github,
             inputs: inputs.unwrap_or_default(),
+            asked_inputs: event.inputs.iter().map(|(name, _)| name.clone()).collect(),
             vars,
             env,
             offline: event.offline,

@@ -17,7 +17,7 @@ use crate::job::spec::{
 };
 use crate::workflow::model::{DispatchInput, InputType};
 use crate::workflow::{
-    Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, parse_workflow,
+    Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, did_you_mean, parse_workflow,
 };
 
 use super::context::{Context, Question};
@@ -48,6 +48,8 @@ pub struct Instance {
     /// The name of the workflow that runs for the event.
     title: String,
     inputs: Map<String, Value>,
+    /// The inputs of the event as its payload has them: as text, with the defaults.
+    dispatched: Map<String, Value>,
     secrets: BTreeMap<String, String>,
     /// Values to mask beside the secrets: those of whoever calls it.
     masks: Vec<String>,
@@ -149,6 +151,7 @@ impl Plan {
                 Question(format!("no workflow runs on {:?} ({others}); see --event", context.event)).into()
             );
         }
+        known_inputs(&files, context)?;
         remarks.extend(others.into_iter().filter(|other| other.contains("does not run for this event")));
         let known: Vec<String> = files.iter().flat_map(|file| file.workflow.jobs.keys().cloned()).collect();
         let mut instances = Vec::new();
@@ -188,18 +191,17 @@ impl Instance {
         let base = Path::new(&file.name)
             .file_name()
             .map_or_else(|| file.name.clone(), |base| base.to_string_lossy().into_owned());
-        let declared = match context.event.as_str() {
-            "workflow_dispatch" => file.workflow.on.dispatch_inputs(),
-            "workflow_call" => file.workflow.on.call_inputs(),
-            _ => Vec::new(),
-        };
-        let inputs = typed_inputs(&declared, &context.inputs)?;
+        let inputs = typed_inputs(&declared_inputs(&file.workflow, &context.event), &context.inputs)?;
         Ok(Self {
             title: file.workflow.name.as_ref().map_or(base, |title| title.source().to_owned()),
             file,
             prefix: String::new(),
             jobs,
             origin: None,
+            dispatched: match context.event.as_str() {
+                "workflow_dispatch" => payload_inputs(context, &inputs),
+                _ => Map::new(),
+            },
             inputs,
             secrets: context.secrets().clone(),
             masks: Vec::new(),
@@ -259,6 +261,7 @@ impl Instance {
             file: File { name: file, text, workflow },
             origin,
             title: self.title.clone(),
+            dispatched: self.dispatched.clone(),
             inputs,
             secrets,
             masks: self.masks.iter().chain(self.secrets.values()).cloned().collect(),
@@ -406,6 +409,9 @@ impl Instance {
     fn base_spec(&self, context: &Context, places: &Places) -> JobSpec {
         let mut github = context.github.clone();
         github.insert("workflow".to_owned(), self.title.clone().into());
+        if let Some(event) = github.get_mut("event").filter(|_| !self.dispatched.is_empty()) {
+            event["inputs"] = self.dispatched.clone().into();
+        }
         JobSpec {
             workflow: self.file.text.clone(),
             workflow_file: self.file.name.clone(),
@@ -433,7 +439,7 @@ impl Instance {
                 checkout_from: Some(context.root.clone()),
                 offline: context.offline,
                 mirrors: context.mirrors.clone(),
-                native: NativeActions { policy: context.native, insecure: false },
+                native: NativeActions { policy: context.native, ..NativeActions::default() },
             },
             head: Vec::new(),
             timeout_seconds: 6 * 60 * 60,
@@ -462,6 +468,61 @@ pub const fn counts(run: &Run, conclusion: Conclusion) -> Conclusion {
         Conclusion::Failure if run.forgiven => Conclusion::Success,
         conclusion => conclusion,
     }
+}
+
+/// The inputs that a workflow declares for this event.
+fn declared_inputs(workflow: &Workflow, event: &str) -> Vec<DispatchInput> {
+    match event {
+        "workflow_dispatch" => workflow.on.dispatch_inputs(),
+        "workflow_call" => workflow.on.call_inputs(),
+        _ => Vec::new(),
+    }
+}
+
+/// Inputs as a server writes them into the payload of `workflow_dispatch`: texts, those of the defaults too.
+fn payload_inputs(context: &Context, inputs: &Map<String, Value>) -> Map<String, Value> {
+    let given = context.inputs.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    let mut all: Map<String, Value> = given.collect();
+    for (name, value) in inputs {
+        if !all.keys().any(|known| known.eq_ignore_ascii_case(name)) {
+            let text = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            all.insert(name.clone(), text.into());
+        }
+    }
+    all
+}
+
+/// Judges the inputs that the command line names as GitHub does ("Unexpected inputs provided"): a workflow that runs
+/// for the event has to declare each.
+fn known_inputs(files: &[File], context: &Context) -> Result<(), Question> {
+    let Some(first) = context.asked_inputs.first() else { return Ok(()) };
+    if !matches!(context.event.as_str(), "workflow_dispatch" | "workflow_call") {
+        let event = &context.event;
+        return Err(Question(format!(
+            "--input {first}: the event {event:?} has no inputs; add --event workflow_dispatch"
+        )));
+    }
+    let declared: Vec<String> = files
+        .iter()
+        .flat_map(|file| declared_inputs(&file.workflow, &context.event))
+        .map(|input| input.name)
+        .collect();
+    let unknown = context
+        .asked_inputs
+        .iter()
+        .find(|asked| !declared.iter().any(|declared| declared.eq_ignore_ascii_case(asked)));
+    let Some(unknown) = unknown else { return Ok(()) };
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let there_are = match declared.is_empty() {
+        true => "it declares none".to_owned(),
+        false => format!("there are: {}", declared.join(", ")),
+    };
+    let hint = did_you_mean(unknown, declared.iter().map(String::as_str));
+    Err(Question(format!("--input {unknown}: no such input in {}{hint}; {there_are}", names.join(", "))))
 }
 
 /// Inputs of the event with their declared types and defaults.

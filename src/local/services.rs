@@ -26,6 +26,7 @@ pub fn start(cache: &Path, quota: u64, work: &Path) -> Result<Server, String> {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         store: Some(store),
         artifacts: Some(Artifacts::new(work.join("artifacts"))),
+        relay: None,
         signer,
     })
     .map_err(|error| error.to_string())

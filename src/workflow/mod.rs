@@ -17,7 +17,7 @@ mod parse;
 mod testing;
 
 pub use action::{Action, Input, Runs, parse_action};
-pub use check::{check_action, check_workflow, check_workflow_for};
+pub use check::{Around, ReadFile, check_action, check_action_in, check_workflow, check_workflow_in};
 pub use diagnostic::{Diagnostic, Severity, snippet};
 pub use expression::{Expression, ExpressionError, ExpressionErrorKind, Object, Scope, Status, Value};
 pub use hash_files::hash_files;
@@ -25,5 +25,6 @@ pub use matrix::Matrix;
 pub use model::{
     Defaults, Env, Job, JobSecrets, RunsOn, Spanned, Step, StepKind, Strategy, Triggers, Workflow,
 };
+pub(crate) use parse::did_you_mean;
 pub use parse::parse_workflow;
 pub use template::{Condition, EvaluationError, Template};

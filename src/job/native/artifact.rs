@@ -250,7 +250,7 @@ impl Executor<'_> {
         let members = members(found)?;
         self.log.flush()?;
         let failed = |error: String| step(format!("Artifact {name} could not be uploaded: {error}"));
-        let results = Results::new(call, self.spec.actions.native.insecure, &call.stop).map_err(failed)?;
+        let results = Results::new(call, &self.spec.actions.native, &call.stop).map_err(failed)?;
         if storing.overwrite && !results.list(Some(name)).unwrap_or_default().is_empty() {
             // As the original: what cannot be removed is told by the upload.
             let _ = results.delete(name);
@@ -365,8 +365,7 @@ impl Executor<'_> {
                 "Inputs 'name' and 'artifact-ids' cannot be used together. Please specify only one.",
             ));
         }
-        let results =
-            Results::new(call, self.spec.actions.native.insecure, &call.stop).map_err(Problem::Step)?;
+        let results = Results::new(call, &self.spec.actions.native, &call.stop).map_err(Problem::Step)?;
         let token = call.input("github-token");
         self.log.masker.add(token);
         let artifacts = self.choose_artifacts(call, &results, token)?;

@@ -34,8 +34,7 @@ impl Executor<'_> {
         let delete = call.flag("delete-merged", false)?;
         let hidden = call.flag("include-hidden-files", false)?;
         let storing = Storing::new(call)?;
-        let results =
-            Results::new(call, self.spec.actions.native.insecure, &call.stop).map_err(Problem::Step)?;
+        let results = Results::new(call, &self.spec.actions.native, &call.stop).map_err(Problem::Step)?;
         let matcher = NamePattern::new(&pattern).map_err(Problem::Step)?;
         let mut artifacts = results.list(None).map_err(Problem::Step)?;
         artifacts.retain(|artifact| matcher.matches(&artifact.name));

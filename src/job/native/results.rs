@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::super::spec::NativeActions;
 use super::http::{Came, Http, Part, Question, encode};
 use super::{Call, Stop};
 
@@ -40,8 +41,11 @@ impl<'c> Results<'c> {
     ///
     /// # Errors
     /// When there is none.
-    pub(super) fn new(call: &'c Call<'_>, insecure: bool, stop: &Stop) -> Result<Self, String> {
-        let url = call.var("ACTIONS_RESULTS_URL");
+    pub(super) fn new(call: &'c Call<'_>, actions: &NativeActions, stop: &Stop) -> Result<Self, String> {
+        let url = match (call.var("ACTIONS_RESULTS_URL"), &actions.artifacts) {
+            (url, Some(detour)) if url == detour.announced => &detour.direct,
+            (url, _) => url,
+        };
         let token = call.var("ACTIONS_RUNTIME_TOKEN");
         if url.is_empty() || token.is_empty() {
             return Err(
@@ -49,7 +53,7 @@ impl<'c> Results<'c> {
                     .to_owned(),
             );
         }
-        let http = Http::new(url, insecure, stop)?;
+        let http = Http::new(url, actions.insecure, stop)?;
         let base =
             format!("{}/twirp/github.actions.results.api.v1.ArtifactService", url.trim_end_matches('/'));
         // Servers that send no such token look at the run only.

@@ -29,6 +29,7 @@ pub(super) enum Where {
     StepIf,
     Composite,
     CompositeIf,
+    InputDefault,
 }
 
 impl Where {
@@ -53,6 +54,7 @@ impl Where {
             Self::StepIf => "in the 'if' of a step",
             Self::Composite => "in a step of an action",
             Self::CompositeIf => "in the 'if' of an action's step",
+            Self::InputDefault => "in the default of an action's input",
         }
     }
 
@@ -84,6 +86,7 @@ impl Where {
                 "github", "inputs", "vars", "needs", "strategy", "matrix", "secrets", "steps", "job",
                 "runner", "env",
             ],
+            Self::InputDefault => &["github", "strategy", "matrix", "job", "runner"],
             Self::Composite | Self::CompositeIf => {
                 &["github", "inputs", "vars", "needs", "strategy", "matrix", "steps", "job", "runner", "env"]
             }
@@ -96,7 +99,10 @@ impl Where {
                 matches!(self, Self::JobIf | Self::StepIf | Self::CompositeIf)
             }
             "hashFiles" => {
-                matches!(self, Self::Step | Self::StepIf | Self::Composite | Self::CompositeIf)
+                matches!(
+                    self,
+                    Self::Step | Self::StepIf | Self::Composite | Self::CompositeIf | Self::InputDefault
+                )
             }
             _ => true,
         }

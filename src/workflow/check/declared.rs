@@ -4,13 +4,16 @@ use std::collections::HashMap;
 
 use super::Problems;
 use super::availability::{self, Where};
+use super::names::Names;
+use super::references;
 use super::shapes::{is_expression, unknown};
 use crate::workflow::model::{Job, Workflow};
 use crate::workflow::parse::did_you_mean;
 use crate::workflow::template::Template;
 use crate::yaml::{Key, Kind, Node};
 
-pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
+/// `outputs` has those of the jobs of which they are known.
+pub(super) fn check(workflow: &Workflow, outputs: &HashMap<&str, Names>, problems: &mut Problems) {
     for event in ["workflow_call", "workflow_dispatch"] {
         let Some(trigger) = workflow.on.events.get(event) else { continue };
         for (key, node) in declared(&trigger.filters, "inputs", problems) {
@@ -32,7 +35,7 @@ pub(super) fn check(workflow: &Workflow, problems: &mut Problems) {
         let jobs: HashMap<String, &Job> =
             workflow.jobs.values().map(|job| (job.id.to_ascii_lowercase(), job)).collect();
         for (key, node) in declared(&trigger.filters, "outputs", problems) {
-            output(&jobs, key, node, problems);
+            output(&jobs, outputs, key, node, problems);
         }
     }
 }
@@ -52,7 +55,13 @@ fn declared<'a>(filters: &'a Node, what: &str, problems: &mut Problems) -> &'a [
     }
 }
 
-fn output(jobs: &HashMap<String, &Job>, key: &Key, node: &Node, problems: &mut Problems) {
+fn output(
+    jobs: &HashMap<String, &Job>,
+    outputs: &HashMap<&str, Names>,
+    key: &Key,
+    node: &Node,
+    problems: &mut Problems,
+) {
     let name = &key.text;
     if let Some(entries) = node.as_mapping() {
         unknown(entries, &["description", "value"], &format!("the output '{name}'"), problems);
@@ -76,12 +85,8 @@ fn output(jobs: &HashMap<String, &Job>, key: &Key, node: &Node, problems: &mut P
             };
             if let [_, kind, output, ..] = &reference.properties[..]
                 && kind.eq_ignore_ascii_case("outputs")
-                && job.uses.is_none()
-                && !job.outputs.keys().any(|known| known.eq_ignore_ascii_case(output))
             {
-                let hint = did_you_mean(output, job.outputs.keys().map(String::as_str));
-                let message = format!("the job '{}' has no output '{output}'{hint}", job.id);
-                problems.error(place, "undefined-output", message);
+                references::output(job, outputs.get(job.id.as_str()), output, place, problems);
             }
         }
     }

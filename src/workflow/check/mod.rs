@@ -1,16 +1,22 @@
 //! What `sower check` finds beyond what keeps a workflow from being read.
 
+mod action;
 mod availability;
+mod called;
 mod cron;
 mod declared;
 mod events;
 mod injection;
 mod labels;
+mod local;
 mod matrix;
+mod names;
 mod patterns;
 mod references;
 mod shapes;
 mod steps;
+
+use std::collections::HashMap;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{Env, Job, JobSecrets, Workflow};
@@ -18,27 +24,46 @@ use super::parse::{self, Problems, STRICT_RULES};
 use super::template::{Condition, Template};
 use crate::yaml::{Kind, Node, Place};
 use availability::Where;
+use local::Local;
+pub use local::ReadFile;
+use names::Names;
 
 /// Everything that is wrong with a workflow file, errors and warnings, in the order of its lines.
 ///
 /// Stricter than [`super::parse_workflow`], which also has to run what a server sends.
 #[must_use]
 pub fn check_workflow(text: &[u8], file: &str) -> Vec<Diagnostic> {
-    check_workflow_for(text, file, None)
+    check_workflow_in(text, file, Around::default())
 }
 
-/// As [`check_workflow`]; with the labels of the runners that are to run it, those that no runner has are errors too.
+/// What is known around a file that is checked.
+#[derive(Clone, Copy, Default)]
+pub struct Around<'a> {
+    /// The labels of the runners that are to run it: those that no runner has are errors too.
+    pub served: Option<&'a [String]>,
+    /// Other files of its repository: what they declare, its calls are compared with.
+    pub read: Option<ReadFile<'a>>,
+}
+
+/// As [`check_workflow`], with what is around it.
 #[must_use]
-pub fn check_workflow_for(text: &[u8], file: &str, served: Option<&[String]>) -> Vec<Diagnostic> {
+pub fn check_workflow_in(text: &[u8], file: &str, around: Around<'_>) -> Vec<Diagnostic> {
     let (workflow, mut problems) = parse::read_workflow(text, file);
     if let Some(workflow) = &workflow {
         events::check(&workflow.on, &mut problems);
         shapes::check(workflow, &mut problems);
-        declared::check(workflow, &mut problems);
-        if let Some(served) = served {
+        let mut local = Local::new(around.read);
+        let outputs: HashMap<&str, Names> = workflow
+            .jobs
+            .values()
+            .filter_map(|job| Some((job.id.as_str(), called::outputs(job, &mut local)?)))
+            .collect();
+        declared::check(workflow, &outputs, &mut problems);
+        if let Some(served) = around.served {
             labels::check(workflow, served, &mut problems);
         }
-        Check { workflow, inputs: references::inputs(workflow), problems: &mut problems }.workflow();
+        let names = references::Declared::of(workflow, outputs);
+        Check { workflow, names, local, problems: &mut problems }.workflow();
     }
     strict(problems.into_found())
 }
@@ -46,9 +71,15 @@ pub fn check_workflow_for(text: &[u8], file: &str, served: Option<&[String]>) ->
 /// Everything that is wrong with an `action.yml`, in the order of its lines.
 #[must_use]
 pub fn check_action(text: &[u8], file: &str) -> Vec<Diagnostic> {
+    check_action_in(text, file, Around::default())
+}
+
+/// As [`check_action`], with what is around it.
+#[must_use]
+pub fn check_action_in(text: &[u8], file: &str, around: Around<'_>) -> Vec<Diagnostic> {
     let (action, mut problems) = parse::read_action(text, file);
-    if let Some(super::Runs::Composite { steps }) = action.map(|action| action.runs) {
-        steps::check(&steps, Where::Composite, &mut problems);
+    if let Some(action) = &action {
+        action::check(action, &mut Local::new(around.read), &mut problems);
     }
     strict(problems.into_found())
 }
@@ -75,8 +106,8 @@ const MAX_AT_ONE_PLACE: usize = 4;
 
 struct Check<'a> {
     workflow: &'a Workflow,
-    /// The inputs that it declares.
-    inputs: Vec<String>,
+    names: references::Declared<'a>,
+    local: Local<'a>,
     problems: &'a mut Problems,
 }
 
@@ -132,9 +163,11 @@ impl Check<'_> {
         }
         if let Some(uses) = &job.uses {
             steps::check_called_workflow(uses, self.problems);
+            called::workflow(job, &mut self.local, self.problems);
         }
         steps::check(&job.steps, Where::Step, self.problems);
-        references::check(self.workflow, job, &self.inputs, self.problems);
+        called::actions(&job.steps, &mut self.local, self.problems);
+        references::check(self.workflow, job, &self.names, self.problems);
     }
 
     fn texts<const N: usize>(&mut self, templates: [&Option<Template>; N], at: Where) {

@@ -4,29 +4,59 @@ use std::collections::{HashMap, HashSet};
 
 use super::Problems;
 use super::matrix;
+use super::names::Names;
 use crate::workflow::model::{Env, Job, Step, StepKind, Workflow};
 use crate::workflow::parse::did_you_mean;
 use crate::workflow::template::{Placed, Template};
 use crate::yaml::Place;
 
-/// The names of the inputs that a workflow declares.
-pub(super) fn inputs(workflow: &Workflow) -> Vec<String> {
-    ["workflow_dispatch", "workflow_call"]
-        .into_iter()
-        .filter_map(|event| workflow.on.events.get(event)?.filters.get("inputs")?.as_mapping())
-        .flatten()
-        .map(|(key, _)| key.text.clone())
-        .collect()
+/// What a workflow declares that its expressions may speak of.
+pub(super) struct Declared<'a> {
+    inputs: Names,
+    /// The outputs of the jobs of which they are known, by the job's id.
+    outputs: HashMap<&'a str, Names>,
 }
 
-pub(super) fn check(workflow: &Workflow, job: &Job, inputs: &[String], problems: &mut Problems) {
+impl<'a> Declared<'a> {
+    pub(super) fn of(workflow: &'a Workflow, outputs: HashMap<&'a str, Names>) -> Self {
+        let inputs = ["workflow_dispatch", "workflow_call"]
+            .into_iter()
+            .filter_map(|event| workflow.on.events.get(event)?.filters.get("inputs")?.as_mapping())
+            .flatten()
+            .map(|(key, _)| key.text.as_str())
+            .collect();
+        Self { inputs, outputs }
+    }
+}
+
+/// Notes an output that a job does not have, if its outputs are known.
+pub(super) fn output(job: &Job, known: Option<&Names>, output: &str, place: Place, problems: &mut Problems) {
+    let Some(known) = known.filter(|known| !known.has(output)) else { return };
+    let whose = match &job.uses {
+        Some(uses) => format!("'{}', which the job '{}' calls,", uses.value, job.id),
+        None => format!("the job '{}'", job.id),
+    };
+    let message = format!("{whose} has no output '{output}'{}", known.hint(output));
+    problems.error(place, "undefined-output", message);
+}
+
+pub(super) fn check(workflow: &Workflow, job: &Job, names: &Declared<'_>, problems: &mut Problems) {
     let ids =
         job.steps.iter().enumerate().filter_map(|(at, step)| Some((step.id.as_deref()?.to_lowercase(), at)));
     let steps: HashMap<String, usize> = ids.collect();
     let declared = job.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref());
     let matrix = declared.map_or_else(|| Some(HashSet::new()), matrix::properties);
-    let mut check =
-        References { workflow, job, inputs, steps: &steps, matrix: matrix.as_ref(), at: None, problems };
+    let needs = job.needs.iter().map(|need| need.value.as_str()).collect();
+    let mut check = References {
+        workflow,
+        job,
+        names,
+        needs,
+        steps: &steps,
+        matrix: matrix.as_ref(),
+        at: None,
+        problems,
+    };
     let job_texts = [&job.name, &job.timeout_minutes, &job.continue_on_error];
     job_texts.into_iter().flatten().chain(&job.runs_on.labels).for_each(|text| check.text(text));
     if let Some(condition) = &job.condition {
@@ -104,8 +134,9 @@ const PROPERTIES: &[(&str, &[&str])] = &[
 struct References<'a> {
     workflow: &'a Workflow,
     job: &'a Job,
-    /// The inputs that the workflow declares.
-    inputs: &'a [String],
+    names: &'a Declared<'a>,
+    /// The jobs that it needs.
+    needs: Names,
     /// The ids of the job's steps in lower case, and which step has it.
     steps: &'a HashMap<String, usize>,
     /// The names that `matrix` has, in lower case, if they are known.
@@ -203,11 +234,12 @@ impl References<'_> {
     }
 
     fn input(&mut self, name: &str, place: Place) {
-        if self.inputs.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        let known = &self.names.inputs;
+        if known.has(name) {
             return;
         }
         let on = &self.workflow.on;
-        let hint = did_you_mean(name, self.inputs.iter().map(String::as_str));
+        let hint = known.hint(name);
         let message = format!("the workflow declares no input '{name}'{hint}");
         if on.events.contains_key("workflow_dispatch") || on.events.contains_key("workflow_call") {
             self.problems.error(place, "undefined-input", message);
@@ -230,24 +262,18 @@ impl References<'_> {
     }
 
     fn need(&mut self, name: &str, properties: &[String], place: Place) {
-        let needed = self.job.needs.iter().find(|need| need.value.eq_ignore_ascii_case(name));
-        let Some(needed) = needed else {
-            let hint = did_you_mean(name, self.job.needs.iter().map(|need| need.value.as_str()));
+        let Some(needed) = self.needs.written(name).map(str::to_owned) else {
+            let hint = self.needs.hint(name);
             let message = format!("the job '{}' does not need a job '{name}'{hint}", self.job.id);
             self.problems.error(place, "undefined-needs", message);
             return;
         };
-        let needed = needed.value.clone();
         self.one_of(&format!("needs.{name}"), properties, &["outputs", "result"], place);
         let Some(job) = self.workflow.jobs.get(&needed) else { return };
         if let [_, kind, output, ..] = properties
             && kind.eq_ignore_ascii_case("outputs")
-            && job.uses.is_none()
-            && !job.outputs.keys().any(|known| known.eq_ignore_ascii_case(output))
         {
-            let hint = did_you_mean(output, job.outputs.keys().map(String::as_str));
-            let message = format!("the job '{}' has no output '{output}'{hint}", job.id);
-            self.problems.error(place, "undefined-output", message);
+            self::output(job, self.names.outputs.get(job.id.as_str()), output, place, self.problems);
         }
     }
 }

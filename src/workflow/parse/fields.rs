@@ -26,11 +26,21 @@ impl<'a> Fields<'a> {
         Self { entries, taken: vec![false; entries.len()], known, owner: owner.into() }
     }
 
+    /// Says which keys are known, once that is clear.
+    pub(super) fn expect(&mut self, known: &'static [&'static str]) {
+        self.known = known;
+    }
+
     pub(super) fn take(&mut self, name: &str) -> Option<(&'a Key, &'a Node)> {
         let at = self.entries.iter().position(|(key, _)| key.text == name)?;
         self.taken[at] = true;
         let (key, node) = &self.entries[at];
         Some((key, node))
+    }
+
+    /// Lets every other key be.
+    pub(super) fn take_all(&mut self) {
+        self.taken.fill(true);
     }
 
     /// A key that is there, taken or not.
@@ -54,6 +64,16 @@ impl<'a> Fields<'a> {
 
     /// Notes every key that nobody took.
     pub(super) fn finish(self, problems: &mut Problems) {
+        self.end("unknown-key", problems);
+    }
+
+    /// As [`Fields::finish`], for a mapping that may have keys of anyone's own: what looks like a slip is unknown, the
+    /// rest does nothing.
+    pub(super) fn finish_loosely(self, problems: &mut Problems) {
+        self.end("extra-key", problems);
+    }
+
+    fn end(self, rule: &'static str, problems: &mut Problems) {
         for ((key, _), taken) in self.entries.iter().zip(self.taken) {
             if taken {
                 continue;
@@ -63,7 +83,8 @@ impl<'a> Fields<'a> {
                 false => String::new(),
             };
             let message = format!("unknown key '{}' in {}{hint}", key.text, self.owner);
-            problems.warning(key.place, "unknown-key", message);
+            let rule = if hint.is_empty() { rule } else { "unknown-key" };
+            problems.warning(key.place, rule, message);
         }
     }
 

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 
 pub(super) use action::{action, read_action};
 use fields::Fields;
-pub(super) use suggest::did_you_mean;
+pub(crate) use suggest::did_you_mean;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::model::{Spanned, Workflow};

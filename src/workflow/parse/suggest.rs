@@ -4,7 +4,7 @@
 const MAX_CANDIDATES: usize = 100;
 
 /// ` (did you mean 'x'?)` for the nearest candidate, or nothing if none is near.
-pub(in crate::workflow) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
     let allowed = match word.chars().count() {
         0..=2 => return String::new(),
         3..=4 => 1,
