@@ -357,7 +357,10 @@ pub fn delegate(limits: &Limits) -> Result<Below, String> {
     for controller in wanted {
         let hand_down = || fs::write(own.join("cgroup.subtree_control"), format!("+{controller}"));
         let handed = match hand_down() {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_of_a_service(&own) => {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy
+                    && is_of_a_service(&own, std::env::var("RC_SVCNAME").ok().as_deref()) =>
+            {
                 gather(&own, &leaf);
                 hand_down()
             }
@@ -368,12 +371,13 @@ pub fn delegate(limits: &Limits) -> Result<Below, String> {
     Ok(Below::Own)
 }
 
-/// Whether a group is that of one service, and not of a login or of a whole host.
-fn is_of_a_service(group: &Path) -> bool {
+/// Whether a group is that of this service, and not of a login, of another service or of a whole host. `openrc` is the
+/// name that OpenRC has for it.
+fn is_of_a_service(group: &Path, openrc: Option<&str>) -> bool {
     let name = group.file_name().unwrap_or_default().to_string_lossy();
     // Older ones of OpenRC name the group as the service.
-    let openrc = || std::env::var("RC_SVCNAME").is_ok_and(|service| service == name);
-    name.starts_with("openrc.") || name.ends_with(".service") || openrc()
+    let of_openrc = |service: &str| name.strip_prefix("openrc.").unwrap_or(&name) == service;
+    name.ends_with(".service") || openrc.is_some_and(of_openrc)
 }
 
 /// Moves what else is in the service's group into the daemon's leaf: OpenRC's `supervise-daemon` is in the group of what it
@@ -531,12 +535,15 @@ mod tests {
     fn groups_of_services_are_told_from_those_of_people() {
         for (group, service) in [
             ("/sys/fs/cgroup/openrc.sower", true),
+            ("/sys/fs/cgroup/sower", true),
+            ("/sys/fs/cgroup/openrc.sshd", false),
             ("/sys/fs/cgroup/system.slice/sower.service", true),
             ("/sys/fs/cgroup/user.slice/user-0.slice/session-1.scope", false),
             ("/sys/fs/cgroup", false),
         ] {
-            assert_eq!(is_of_a_service(Path::new(group)), service, "{group}");
+            assert_eq!(is_of_a_service(Path::new(group), Some("sower")), service, "{group}");
         }
+        assert!(!is_of_a_service(Path::new("/sys/fs/cgroup/openrc.sower"), None));
     }
 
     #[test]

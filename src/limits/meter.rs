@@ -313,12 +313,11 @@ impl State {
                 .and_then(|usage| usage.pressure)
                 .or_else(|| cap::full_avg10(&std::fs::read_to_string("/proc/pressure/memory").ok()?));
             self.stall.goes_on(at_the_limit, pressure, Instant::now()).then(|| {
-                let slow = slow_from(&self.limits).map(|high| format!(", and slows down from {} on", Size(high)));
                 format!(
-                    "at its limit of {} the job stood still: for {} s its processes waited for memory more than {STALLED} % of the time, and the kernel ended none of them{}",
+                    "at its limit of {} the job stood still: for {} s its processes waited for memory more than {STALLED} % of the time, and the kernel, which slows them down from {} on, ended none of them",
                     Size(self.limits.memory.or(self.limits.memory_high).unwrap_or_default()),
                     STALLED_FOR.as_secs(),
-                    slow.unwrap_or_default()
+                    Size(slow_from(&self.limits).unwrap_or_default())
                 )
             })
         } else {

@@ -104,6 +104,10 @@ pub fn members(file: &File, buffer: &mut Vec<u8>) -> Vec<u32> {
     let mut piece = [0; 4096];
     while let Ok(length @ 1..) = file.read_at(&mut piece, buffer.len() as u64) {
         buffer.extend_from_slice(&piece[..length]);
+        // A further line would have found room.
+        if length + 16 < piece.len() {
+            break;
+        }
     }
     let text = std::str::from_utf8(buffer).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()

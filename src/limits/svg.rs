@@ -164,7 +164,7 @@ impl<'p> Picture<'p> {
             let _ = writeln!(
                 svg,
                 "<text class=\"dim\" x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\" font-style=\"italic\">{caption}</text>",
-                LEFT - 8.0
+                LEFT - 14.0
             );
         }
     }

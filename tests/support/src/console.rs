@@ -9,8 +9,7 @@ use crate::Trouble;
 use crate::machine::Machine;
 
 /// Answers the line in the machine: to be started by its first process, with the root of the system as `/`.
-pub const SHELL: &str =
-    "stty raw -echo </dev/ttyS1; while :; do cat </dev/ttyS1 | /bin/sh >/dev/ttyS1 2>&1; sleep 1; done";
+pub const SHELL: &str = "export PATH=/usr/sbin:/usr/bin:/sbin:/bin; stty raw -echo </dev/ttyS1; while :; do cat </dev/ttyS1 | /bin/sh >/dev/ttyS1 2>&1; sleep 1; done";
 
 /// How often a shell that does not answer yet is asked again.
 const AGAIN: Duration = Duration::from_secs(5);

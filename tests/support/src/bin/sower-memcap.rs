@@ -30,6 +30,7 @@ const SLOW: &str = "  labels: {slow: {memory: 400MiB, memory_high: 40MiB}}\n";
 
 const INIT: &str = r#"echo '+memory +pids +cpu' >/sys/fs/cgroup/cgroup.subtree_control
 mkdir /sys/fs/cgroup/openrc.sower
+export RC_SVCNAME=sower
 echo $$ >/sys/fs/cgroup/openrc.sower/cgroup.procs
 /bin/sower daemon -c /etc/config.yaml >/dev/console 2>&1
 echo "THE DAEMON IS GONE"

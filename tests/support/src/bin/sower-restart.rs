@@ -64,7 +64,7 @@ const SYSTEMD: Init = Init {
     start: "systemctl start sower",
     reload: "systemctl reload sower",
     reboot: "systemctl reboot",
-    log: "systemctl status --no-pager --lines 40 sower; systemd-cgls --no-pager",
+    log: "journalctl --no-pager --lines 60 --unit sower; systemd-cgls --no-pager | grep -v invocation_id",
 };
 
 const OPENRC: Init = Init {
@@ -287,7 +287,7 @@ fn under(root: &Path, sower: &Path, services: &Path, kernel: &Path, modules: &Pa
         Console::open(&machine, PATIENCE).map_err(|error| format!("{error}\n{}", machine.serial()))?;
     let mut host = Host { forge: &forge, init, machine, console, wrong: 0 };
     let version = host.run(init.version)?.said;
-    println!("{} ({})", version.lines().next().unwrap_or(init.name).trim(), root.display());
+    println!("{} ({})", version.trim().lines().next().unwrap_or(init.name).trim(), root.display());
     forge
         .wait_for("the first question", PATIENCE, |forge| {
             (forge.requests(Method::FetchTask) > 0).then_some(())
@@ -357,8 +357,10 @@ fn limited(host: &mut Host<'_>) -> Result<(), Trouble> {
     });
     let job = host.forge.wait_done(run, PATIENCE)?.jobs.swap_remove(0);
     let rows = host.forge.text(job.id);
-    let named =
-        rows.iter().any(|row| row.contains("Cause: out of memory: at this job's own limit of 64 MiB"));
+    // On a slow machine the kernel may take so long over it that the watchdog is first.
+    let causes =
+        ["out of memory: at this job's own limit of 64 MiB", "at its limit of 64 MiB the job stood still"];
+    let named = rows.iter().any(|row| causes.iter().any(|cause| row.contains(&format!("Cause: {cause}"))));
     let problem =
         (!named || job.status != Status::Failure).then(|| format!("{}\n{}", job.status, tail(&rows)));
     host.tell("a job above its limit beside it is killed", began, problem);
@@ -387,7 +389,9 @@ fn shut_down(host: &mut Host<'_>) -> Result<(), Trouble> {
     let run = host.forge.enqueue(printing(3));
     host.goes_on(run, 2)?;
     // The line may be gone before the command has ended.
-    let _ = host.console.run(&format!("{} >/dev/null 2>&1 &", host.init.reboot), Duration::from_secs(20));
+    let _ = host
+        .console
+        .run(&format!("(sleep 1; {}) >/dev/null 2>&1 & true", host.init.reboot), Duration::from_secs(20));
     host.machine.wait_off(PATIENCE)?;
     host.machine.boot()?;
     host.console = Console::open(&host.machine, PATIENCE)?;
