@@ -294,6 +294,57 @@ fn a_good_deployment_says_revision_image_and_pods() {
     assert_eq!(ran.json["images"][0], format!("127.0.0.1:{}/app:2", stage.registry.port));
 }
 
+/// As helm itself: what the chart has, in its namespace, and nothing else.
+const ROLE: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: NS}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: deployer, namespace: NS}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: deployer, namespace: NS}
+rules:
+- apiGroups: ["", apps]
+  resources: [namespaces, secrets, configmaps, services, pods, pods/log, deployments, replicasets, events]
+  verbs: ["*"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: deployer, namespace: NS}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: deployer}
+subjects: [{kind: ServiceAccount, name: deployer, namespace: NS}]
+"#;
+
+#[test]
+#[ignore = "needs a Kubernetes: `make test` and `make test-cluster` start one"]
+fn a_user_needs_no_rights_but_helm_s_own() {
+    let stage = Stage::new("role");
+    let role = stage.registry.dir.path().join("role.yaml");
+    fs::write(&role, ROLE.replace("NS", &stage.namespace)).unwrap();
+    stage.kubectl(&["apply", "--filename", role.to_str().unwrap()]);
+    let token = stage.kubectl(&["create", "token", "deployer"]);
+    let certificate = |line: &&str| !line.trim_start().starts_with("client-");
+    let kubeconfig = fs::read_to_string(&stage.kubeconfig).unwrap();
+    let kubeconfig: Vec<&str> = kubeconfig.lines().filter(certificate).collect();
+    let kubeconfig = format!("{}\n    token: {}\n", kubeconfig.join("\n"), token.trim());
+    let deploy = |more: &[&str]| {
+        let mut command = stage.command(more);
+        let output = command.env("SOWER_KUBECONFIG", &kubeconfig).output().unwrap();
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), json)
+    };
+    let (code, json) = deploy(&["--timeout", "2m"]);
+    assert_eq!(code, 0, "{json:#}");
+    assert_eq!(json["pods"][0]["state"], "running, ready");
+    let (code, json) = deploy(&[LONG, &["--set", "script=echo broken; exit 3"]].concat());
+    assert_eq!((code, &json["cause"]["kind"]), (1, &"crash".into()), "{json:#}");
+    assert!(json["undone"].as_str().unwrap().contains("1 of 1 pods ready"), "{json:#}");
+}
+
 /// A good release, so that there is something to go back to.
 fn stage_with_release(name: &str) -> Stage {
     let stage = Stage::new(name);

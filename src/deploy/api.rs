@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Response, StatusCode};
 use rustls::client::WebPkiServerVerifier;
@@ -23,6 +23,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::Error;
 use super::kubeconfig::Opened;
 use crate::http;
 
@@ -52,8 +53,22 @@ pub(super) enum Failure {
     Unproven,
     /// It does not answer any more.
     Lost(String),
+    /// The user has no right to ask that.
+    Forbidden(String),
     /// It says no, in these words.
     Refused(String),
+}
+
+impl Failure {
+    /// As an error about what was asked.
+    pub(super) fn told(self, what: &'static str) -> Error {
+        let message = match self {
+            Self::Unproven => "the API server does not answer".to_owned(),
+            Self::Lost(why) => format!("the API server does not answer: {why}"),
+            Self::Forbidden(message) | Self::Refused(message) => message,
+        };
+        Error::Kubectl { what, message }
+    }
 }
 
 impl Api {
@@ -95,11 +110,8 @@ impl Api {
     }
 
     /// The answers to several questions at the same time, each at most `limit` bytes long.
-    ///
-    /// # Errors
-    /// If one of them has none.
-    pub(super) fn get(&self, paths: &[String], limit: usize) -> Result<Vec<Vec<u8>>, Failure> {
-        self.runtime.block_on(try_join_all(paths.iter().map(|path| self.read(path, limit))))
+    pub(super) fn get(&self, paths: &[String], limit: usize) -> Vec<Result<Vec<u8>, Failure>> {
+        self.runtime.block_on(join_all(paths.iter().map(|path| self.read(path, limit))))
     }
 
     /// Calls `each` with each line that the server sends on `path` from now on, until `stop` is dropped. `list`: where it
@@ -187,7 +199,10 @@ impl Api {
             Some(message) => message.to_owned(),
             None => format!("the API server answers with status {}", status.as_u16()),
         };
-        Err(Failure::Refused(message))
+        Err(match status {
+            StatusCode::FORBIDDEN => Failure::Forbidden(message),
+            _ => Failure::Refused(message),
+        })
     }
 }
 

@@ -325,7 +325,7 @@ fn last_warnings(events: &[Event]) -> Vec<String> {
 pub(super) const COMBINED: &str = "(combined from similar events): ";
 
 /// A message without what is in quotes: the names of pods, which are new each time.
-fn alike(message: &str) -> String {
+pub(super) fn alike(message: &str) -> String {
     message.trim_start_matches(COMBINED).split('"').step_by(2).collect()
 }
 

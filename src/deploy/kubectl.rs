@@ -76,15 +76,30 @@ impl Kubectl {
     pub(super) fn workloads(&self) -> Result<Vec<Object>, Error> {
         const WHAT: &str = "get pods";
         let paths = WORKLOADS.map(|(group, name, _)| format!("{group}/namespaces/{}/{name}", self.namespace));
-        let Some(lists) = self.directly(&paths, ANSWER_LIMIT, WHAT) else {
+        let Some(lists) = self.directly(&paths, ANSWER_LIMIT) else {
             // One program start for all of them.
             let mut command = self.command();
             let names: Vec<&str> = WORKLOADS.iter().map(|(_, name, _)| *name).collect();
             command.args(["get", &names.join(","), "--output", "json"]);
-            return Ok(self.json::<List>(&mut command, WHAT)?.items);
+            let read = |pipe: &mut dyn Read| {
+                serde_json::from_reader::<_, List>(BufReader::new(pipe.take(ANSWER_LIMIT as u64)))
+            };
+            let Captured { success, stdout, stderr } = process::capture_at(&self.place, &mut command, read)?;
+            return match stdout {
+                Ok(list) if success || stderr.contains(" is forbidden: ") && !list.items.is_empty() => {
+                    Ok(list.items)
+                }
+                Err(error) if success => Err(Error::Kubectl { what: WHAT, message: error.to_string() }),
+                _ => Err(Error::Kubectl { what: WHAT, message: last_line(&stderr) }),
+            };
         };
         let mut objects = Vec::new();
-        for ((_, _, kind), list) in WORKLOADS.into_iter().zip(lists?) {
+        for ((_, _, kind), list) in WORKLOADS.into_iter().zip(lists) {
+            let list = match list {
+                // A chart without StatefulSets needs no right to see any.
+                Err(Failure::Forbidden(_)) if kind != "Pod" => continue,
+                list => list.map_err(|why| why.told(WHAT))?,
+            };
             let mut items = parsed::<List>(&list, WHAT)?.items;
             // Those of a list do not say it themselves.
             items.iter_mut().for_each(|item| kind.clone_into(&mut item.kind));
@@ -158,8 +173,10 @@ impl Kubectl {
     pub(super) fn keys(&self) -> Result<Keys, Error> {
         const WHAT: &str = "get secrets";
         let paths = [SECRETS, "configmaps"].map(|name| format!("{}/{name}", self.own()));
-        let lists = match self.directly(&paths, ANSWER_LIMIT, WHAT) {
-            Some(lists) => lists?,
+        let lists: Vec<Vec<u8>> = match self.directly(&paths, ANSWER_LIMIT) {
+            Some(lists) => {
+                lists.into_iter().map(|list| list.map_err(|why| why.told(WHAT))).collect::<Result<_, _>>()?
+            }
             None => paths.iter().map(|path| self.raw(path, ANSWER_LIMIT, WHAT)).collect::<Result<_, _>>()?,
         };
         let mut keys = Keys::new();
@@ -252,8 +269,8 @@ impl Kubectl {
 
     /// What the API has at a path.
     fn raw(&self, path: &str, limit: usize, what: &'static str) -> Result<Vec<u8>, Error> {
-        if let Some(answers) = self.directly(&[path.to_owned()], limit, what) {
-            return Ok(answers?.pop().unwrap_or_default());
+        if let Some(answer) = self.directly(&[path.to_owned()], limit).and_then(|mut answers| answers.pop()) {
+            return answer.map_err(|why| why.told(what));
         }
         let mut command = self.command();
         command.args(["get", "--raw", path]);
@@ -266,30 +283,9 @@ impl Kubectl {
     }
 
     /// The same of several paths, without kubectl. `None`: kubectl is to be asked.
-    fn directly(
-        &self,
-        paths: &[String],
-        limit: usize,
-        what: &'static str,
-    ) -> Option<Result<Vec<Vec<u8>>, Error>> {
-        let message = match self.api.as_ref()?.get(paths, limit) {
-            Ok(answers) => return Some(Ok(answers)),
-            Err(Failure::Unproven) => return None,
-            Err(Failure::Lost(why)) => format!("the API server does not answer: {why}"),
-            Err(Failure::Refused(message)) => message,
-        };
-        Some(Err(Error::Kubectl { what, message }))
-    }
-
-    fn json<T: DeserializeOwned>(&self, command: &mut Command, what: &'static str) -> Result<T, Error> {
-        let failed = |message: String| Error::Kubectl { what, message };
-        let read =
-            |pipe: &mut dyn Read| serde_json::from_reader(BufReader::new(pipe.take(ANSWER_LIMIT as u64)));
-        let Captured { success, stdout, stderr } = process::capture_at(&self.place, command, read)?;
-        if !success {
-            return Err(failed(last_line(&stderr)));
-        }
-        stdout.map_err(|error| failed(error.to_string()))
+    fn directly(&self, paths: &[String], limit: usize) -> Option<Vec<Result<Vec<u8>, Failure>>> {
+        let answers = self.api.as_ref()?.get(paths, limit);
+        (!answers.iter().any(|answer| matches!(answer, Err(Failure::Unproven)))).then_some(answers)
     }
 }
 

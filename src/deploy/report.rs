@@ -188,11 +188,11 @@ impl Failed {
             paste.collect::<String>()
         )
     }
+}
 
-    /// What changed against the last good revision.
-    pub(super) fn changed(&self) -> String {
-        list("what changed against the last good revision:", self.changes.iter().map(String::as_str))
-    }
+/// What changed against the last good revision.
+pub(super) fn changed(changes: &[String]) -> String {
+    list("what changed against the last good revision:", changes.iter().map(String::as_str))
 }
 
 /// A title and lines below it; nothing without lines.

@@ -2,7 +2,9 @@
 //!
 //! Found by reading it once. Entries are never rewritten: a part of a layer is put together from whole entries,
 //! byte for byte, so names, modes, owners, times, links and extended attributes stay what they are. Each store path is
-//! hashed on the way, so that what is unchanged since an earlier push is known by what it is, not by its name.
+//! hashed on the way, so that what is unchanged since an earlier push is known by what it is, not by its name. These
+//! hashes are nobody else's business, so that they are BLAKE3, which takes a third of SHA-256's time: all of the image is
+//! read for them at each push.
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
@@ -38,7 +40,7 @@ pub struct Unit {
     pub ranges: Vec<Range<u64>>,
     /// Their length.
     pub bytes: u64,
-    /// Digest of all their bytes, headers included.
+    /// Names all their bytes, headers included. Equal units have equal ones.
     pub content: Digest,
     /// Holds whiteouts, which hide what is in layers below.
     pub whiteouts: bool,
@@ -75,7 +77,13 @@ impl Anatomy {
                 Err(why) => return Ok(Err(why)),
                 // The directories that every part repeats.
                 Ok(None) => {}
-                Ok(Some(at)) => walker.pass(|bytes| scan.units[at].content.update(bytes))?,
+                Ok(Some(at)) => {
+                    let mut body = blake3::Hasher::new();
+                    walker.pass(|bytes| {
+                        body.update(bytes);
+                    })?;
+                    scan.units[at].content.update(body.finalize().as_bytes());
+                }
             }
         }
         Ok(scan.finish())
