@@ -12,6 +12,8 @@ dist=$target/dist
 stage=$dist/$name
 rm -rf "$stage" && mkdir -p "$stage/debian"
 cp -r "$binary" runner-config workflows docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
+# To make HTML of the book takes the source.
+rm "$stage/docs/book.toml"
 # What the binary is made of (CycloneDX): every crate with its version, licence and hash.
 "$target/parts/cyclonedx/bin/python" scripts/sbom.py "$(rustc -vV | sed -n 's/^host: //p')" "$stage/sower.cdx.json"
 cargo run --quiet --package sower-pages -- "$stage"

@@ -149,8 +149,21 @@ fn every_command_line_in_a_block_is_one() {
     assert!(seen >= 40, "{seen} command lines");
 }
 
+/// What headings are called in links.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    };
+    headings.map(anchor).collect()
+}
+
 #[test]
-fn every_link_leads_to_a_file() {
+fn every_link_leads_to_a_file_and_a_heading() {
     for (path, page) in pages() {
         for (index, line) in page.lines().enumerate() {
             for part in line.split("](").skip(1) {
@@ -161,6 +174,10 @@ fn every_link_leads_to_a_file() {
                 }
                 let there = path.parent().unwrap().join(file);
                 assert!(there.exists(), "{}:{}: {target}", path.display(), index + 1);
+                if let Some((_, anchor)) = target.split_once('#') {
+                    let text = fs::read_to_string(&there).unwrap();
+                    assert!(anchors(&text).contains(anchor), "{}:{}: {target}", path.display(), index + 1);
+                }
             }
         }
     }
