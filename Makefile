@@ -72,11 +72,13 @@ dist: build ## a tarball and a Debian package: static binary, manual pages, comp
 
 test-packages: ## what `make dist` has made, installed, upgraded and removed in chroots (Debian, busybox); needs root
 	@scripts/parts.sh packages
+	@cargo build --quiet --package sower-demo
 	@$(AS_ROOT) tests/packages.sh $(TARGET)
 
 book: ## the documentation as HTML in target/book; needs mdbook (cargo install mdbook)
 	@command -v mdbook >/dev/null || { echo 'make book: mdbook is not there: cargo install mdbook' >&2; exit 2; }
 	@mdbook build docs
+	@python3 scripts/book.py check $(TARGET)/book
 
 fuzz: ## ten minutes of each fuzz target; needs a nightly Rust and cargo-fuzz (FUZZ_SECONDS=600)
 	@for target in workflow expression commands environment; do \

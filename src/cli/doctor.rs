@@ -51,7 +51,7 @@ Exit code: 0 well, 1 not well, 2 the question was wrong.";
 pub(super) fn run(args: &Args) -> Outcome {
     let (config, warnings) = Config::load(args.config.as_deref()).map_err(Failure::wrong_question)?;
     let mut report = doctor::examine(&config);
-    report.checks.extend(rooms::configuration(&warnings));
+    report.checks.extend(rooms::configuration(&config, &warnings));
     if let Some(registry) = &args.registry {
         report.checks.extend(rooms::registry(registry, args.plain_http)?);
     }

@@ -128,9 +128,13 @@ pub(super) fn run(args: &Args) -> Outcome {
             return Err(Failure::wrong_question("the registration token is empty"));
         }
         let new = NewRunner { token, name: name.clone(), labels: labels.clone(), ephemeral: args.ephemeral };
-        runtime
-            .block_on(gitea::register(&client, &new))
-            .map_err(|error: RegisterError| Failure::not_well(error))
+        let registered = runtime.block_on(async {
+            tokio::select! {
+                registered = gitea::register(&client, &new) => registered,
+                _ = tokio::signal::ctrl_c() => std::process::exit(130),
+            }
+        });
+        registered.map_err(|error: RegisterError| Failure::not_well(error))
     };
     let registration = match args.token.clone().or_else(token_of_environment) {
         Some(token) => register(token)?,
@@ -139,7 +143,7 @@ pub(super) fn run(args: &Args) -> Outcome {
                 "The registration token: Settings, Actions, Runners, Create new runner, of the instance, an organisation or \
                  a repository. It is not shown."
             );
-            again(|| register(secret_prompt("Token")?))?
+            again(|| register(secret_prompt(&runtime, "Token")?))?
         }
         None => {
             let variable = TOKEN_VARIABLES[0];
@@ -211,8 +215,7 @@ fn prompt(question: &str, default: Option<&str>) -> Result<String, Failure> {
 }
 
 /// Asks without showing what is typed.
-fn secret_prompt(question: &str) -> Result<String, Failure> {
-    eprint!("{question}: ");
+fn secret_prompt(runtime: &tokio::runtime::Runtime, question: &str) -> Result<String, Failure> {
     let stdin = std::io::stdin();
     let before = rustix::termios::tcgetattr(&stdin);
     if let Ok(before) = &before {
@@ -220,12 +223,21 @@ fn secret_prompt(question: &str) -> Result<String, Failure> {
         silent.local_modes.remove(LocalModes::ECHO);
         let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &silent);
     }
-    let answer = read_line();
+    // Only now: who is quick types before it is silent, else.
+    eprint!("{question}: ");
+    // Ctrl-C must not leave a silent terminal behind.
+    let answer = runtime.block_on(async {
+        tokio::select! {
+            answer = tokio::task::spawn_blocking(read_line) => answer.ok(),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
     if let Ok(before) = &before {
         let _ = rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, before);
     }
     eprintln!();
-    answer
+    // The thread that reads would be waited for.
+    answer.unwrap_or_else(|| std::process::exit(130))
 }
 
 fn read_line() -> Result<String, Failure> {

@@ -94,7 +94,8 @@ fn text(status: &Status) -> String {
     line("jobs", &format!("{} of {}", status.jobs.len(), status.capacity));
     for job in &status.jobs {
         let what = format!("{} / {} / {}", job.repository, job.workflow, job.job);
-        line("", &format!("task {}  {}  {} rows  {what}", job.task, ago(job.received), job.rows));
+        let (state, since) = (job.state.word(), ago(job.received));
+        line("", &format!("task {}  {state}  {since}  {} rows  {what}", job.task, job.rows));
     }
     text
 }

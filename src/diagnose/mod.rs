@@ -9,7 +9,7 @@ mod table;
 use std::fmt;
 
 pub use look::{Places, look};
-pub use table::{Pattern, fits};
+pub use table::{Pattern, all as patterns, fits};
 
 use crate::config::OwnCause;
 use crate::limits::meter::Deaths;

@@ -173,6 +173,12 @@ const TABLE: &[Pattern] = &[
     ),
 ];
 
+/// The table, for those who write it down.
+#[must_use]
+pub fn all() -> &'static [Pattern] {
+    TABLE
+}
+
 /// The rows by which the table knows a cause.
 pub(super) fn look(end: End, rows: &str, ceiling: Option<Size>) -> Option<Diagnosis> {
     TABLE.iter().find_map(|pattern| {

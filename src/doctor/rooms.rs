@@ -7,19 +7,22 @@ use crate::archive::memory::Memory;
 use crate::archive::nix::closure;
 use crate::archive::survey::{self, Answer, Request};
 use crate::archive::{find, words};
-use crate::config::Finding;
+use crate::config::{Config, Finding};
 use crate::deploy;
+use crate::gitea::faults;
 use crate::image::doctor::{self as registries, State as Found};
 use crate::image::registry::{Credentials, Options};
 use crate::image::{self, Destination};
 use crate::ssh;
 
-/// What was odd in the configuration.
+/// What was odd in the configuration, and what in it will not work on this host.
 #[must_use]
-pub fn configuration(warnings: &[Finding]) -> Vec<Check> {
+pub fn configuration(config: &Config, warnings: &[Finding]) -> Vec<Check> {
+    const ROOM: &str = "configuration";
     let odd =
-        |warning: &Finding| Check::odd("configuration", "key", warning.to_string(), "sower config check");
-    warnings.iter().map(odd).collect()
+        warnings.iter().map(|warning| Check::odd(ROOM, "key", warning.to_string(), "sower config check"));
+    let bad = faults(config).into_iter().map(|fault| Check::bad(ROOM, "key", fault, "sower config check"));
+    odd.chain(bad).collect()
 }
 
 /// What a push and a pull will meet.

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::caches::Caches;
 use super::client::{AddressError, Client, Credentials};
 use super::error::Error;
+use super::faults::faults;
 use super::housekeeper::Housekeeper;
 use super::notify::Alarm;
 use super::pause::Pause;
@@ -35,6 +36,9 @@ use crate::supervisor::{self, JobDir, JobProcess, Lock, Program, StateDir};
 
 /// How long the last reports may take when the daemon leaves.
 const LAST_REPORTS: Duration = Duration::from_secs(10);
+
+/// How long messages of failed jobs may take then.
+const LAST_MESSAGES: Duration = Duration::from_secs(5);
 
 /// What a daemon is to do.
 #[derive(Debug)]
@@ -361,6 +365,9 @@ impl Daemon {
             warn!("runner.insecure and log take a restart; the old values stay in force");
         }
         let labels = labels(&config, &self.options.registration).map_err(|error| error.to_string())?;
+        if let Some(fault) = faults(&config).into_iter().next() {
+            return Err(fault);
+        }
         let step_env = config.step_env().map_err(|error| format!("runner.env_file: {error}"))?;
         let (before, now) = (old.runner.capacity, config.runner.capacity);
         if now > before {
@@ -415,7 +422,11 @@ impl Daemon {
                 if matches!(&ended, Ok((_, Outcome::Reported | Outcome::Lost))) {
                     jobs -= 1;
                 }
-                if let Ok((dir, Outcome::Reported | Outcome::Lost)) = ended {
+                if let Ok((dir, outcome @ (Outcome::Reported | Outcome::Lost))) = ended {
+                    if outcome == Outcome::Reported {
+                        let runner = &self.options.registration.name;
+                        self.alarm.ring(&dir, &self.client.address().to_string(), runner);
+                    }
                     let kept =
                         supervisor::history::keep(&self.options.state, &dir, &self.options.config.history);
                     if let Err(error) = dir.remove().and(kept) {
@@ -425,6 +436,7 @@ impl Daemon {
             }
         };
         let _ = tokio::time::timeout(LAST_REPORTS, last_reports).await;
+        let _ = tokio::time::timeout(LAST_MESSAGES, self.alarm.said()).await;
         Left::Stopped { jobs }
     }
 
@@ -559,6 +571,7 @@ impl Daemon {
             repository: meta.repository,
             workflow: meta.workflow,
             job: meta.job,
+            state: observe::Stage::default(),
             received: meta.received,
             rows: 0,
         });
@@ -584,6 +597,9 @@ impl Daemon {
             }
             Ok((_, Outcome::Left)) => {}
             Err(failure) => error!("a report has failed: {failure}"),
+        }
+        if self.reporters.is_empty() {
+            self.housekeeper.rest(&self.options.config);
         }
     }
 

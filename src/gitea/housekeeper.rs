@@ -21,6 +21,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Housekeeper {
     interval: Duration,
     next: Instant,
+    /// A turn was due while a job ran, and is made up for as soon as none does.
+    overdue: bool,
     /// The disk gate is closed.
     wanted: watch::Sender<bool>,
     heard: watch::Receiver<bool>,
@@ -34,7 +36,7 @@ impl Housekeeper {
         let (wanted, heard) = watch::channel(false);
         let interval = config.housekeeping.interval;
         let next = Instant::now() + interval.min(FIRST);
-        Self { interval, next, wanted, heard, busy: watch::Sender::new(false), observer }
+        Self { interval, next, overdue: false, wanted, heard, busy: watch::Sender::new(false), observer }
     }
 
     /// Takes another configuration.
@@ -62,6 +64,15 @@ impl Housekeeper {
         }
     }
 
+    /// The last job has ended. On a host with a queue the next one is here in a moment: it waits for the store, if that
+    /// has to be cleaned.
+    pub(super) fn rest(&mut self, config: &Config) {
+        if self.overdue {
+            self.next = Instant::now();
+            self.turn(config, true);
+        }
+    }
+
     /// Keeps house beside the other work, if no job is there.
     pub(super) fn turn(&mut self, config: &Config, idle: bool) {
         let full = *self.heard.borrow_and_update();
@@ -72,8 +83,10 @@ impl Housekeeper {
         let soon = if full { AGAIN } else { self.interval };
         if !idle || *self.busy.borrow() {
             self.next = Instant::now() + AGAIN;
+            self.overdue |= !idle;
             return;
         }
+        self.overdue = false;
         self.next = Instant::now() + soon.max(AGAIN);
         self.busy.send_replace(true);
         let (busy, observer, config) = (self.busy.clone(), self.observer.clone(), config.clone());
@@ -94,5 +107,30 @@ impl Housekeeper {
             observer.kept_house(freed);
             busy.send_replace(false);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::About;
+
+    #[tokio::test]
+    async fn a_turn_that_a_job_hindered_is_made_up_for_when_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.runner.file = folder.path().join(".runner");
+        config.housekeeping.interval = Duration::ZERO;
+        let mut keeper = Housekeeper::new(&config, Observer::new(About::default()));
+        keeper.rest(&config);
+        assert!(!*keeper.busy().borrow(), "nothing was due");
+        keeper.turn(&config, false);
+        assert!(!*keeper.busy().borrow(), "a job runs");
+        keeper.rest(&config);
+        let mut busy = keeper.busy();
+        assert!(*busy.borrow());
+        busy.wait_for(|busy| !busy).await.unwrap();
+        keeper.rest(&config);
+        assert!(!*keeper.busy().borrow(), "once is enough");
     }
 }

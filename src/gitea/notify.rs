@@ -1,12 +1,14 @@
 //! Telling somebody that a job has failed: a JSON object, posted to an address of the operator's.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
 use ring::hmac;
 use serde_json::json;
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::Notify;
@@ -28,6 +30,8 @@ const ROW: usize = 500;
 pub(super) struct Alarm {
     target: Option<(reqwest::Client, Url)>,
     key: Option<hmac::Key>,
+    /// Messages that are on their way.
+    under_way: Arc<watch::Sender<usize>>,
 }
 
 impl std::fmt::Debug for Alarm {
@@ -55,7 +59,7 @@ impl Alarm {
         let client = http::client(&options).map_err(|error| error.to_string())?;
         let key = config.secret_file.as_deref().map(read).transpose()?;
         let key = key.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
-        Ok(Self { target: Some((client, url)), key })
+        Ok(Self { target: Some((client, url)), key, ..Self::default() })
     }
 
     /// Tells of a job if it has failed. Reads its journal; the message goes beside the other work.
@@ -88,28 +92,48 @@ impl Alarm {
             let tag = hmac::sign(key, body.as_bytes());
             tag.as_ref().iter().fold("sha256=".to_owned(), |text, byte| format!("{text}{byte:02x}"))
         });
+        let under_way = Arc::clone(&self.under_way);
+        under_way.send_modify(|count| *count += 1);
         tokio::spawn(async move {
-            let mut wait = Duration::from_secs(1);
-            for again in (0..TRIES).rev() {
-                let mut request =
-                    client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
-                if let Some(signature) = &signature {
-                    request = request.header("x-sower-signature", signature);
-                }
-                let problem = match request.send().await {
-                    Ok(response) if response.status().is_success() => return,
-                    Ok(response) => format!("HTTP {}", response.status().as_u16()),
-                    Err(error) => error.without_url().to_string(),
-                };
-                if again == 0 {
-                    warn!("task {task}: nobody could be told of its failure: {problem}");
-                    return;
-                }
-                tokio::time::sleep(wait).await;
-                wait *= 4;
+            if let Err(problem) = send(&client, &url, &body, signature.as_deref()).await {
+                warn!("task {task}: nobody could be told of its failure: {problem}");
             }
+            under_way.send_modify(|count| *count -= 1);
         });
     }
+
+    /// Returns when no message is on its way any more.
+    pub(super) async fn said(&self) {
+        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// Sends a message until it arrives. The address is not repeated in errors.
+async fn send(
+    client: &reqwest::Client,
+    url: &Url,
+    body: &str,
+    signature: Option<&str>,
+) -> Result<(), String> {
+    let mut wait = Duration::from_secs(1);
+    for again in (0..TRIES).rev() {
+        let mut request =
+            client.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.to_owned());
+        if let Some(signature) = signature {
+            request = request.header("x-sower-signature", signature);
+        }
+        let problem = match request.send().await {
+            Ok(response) if response.status().is_success() => return Ok(()),
+            Ok(response) => format!("HTTP {}", response.status().as_u16()),
+            Err(error) => error.without_url().to_string(),
+        };
+        if again == 0 {
+            return Err(problem);
+        }
+        tokio::time::sleep(wait).await;
+        wait *= 4;
+    }
+    Ok(())
 }
 
 /// A row without the colours of a terminal.

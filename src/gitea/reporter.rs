@@ -268,7 +268,11 @@ impl Reporter {
     fn read(&mut self) -> bool {
         let Some(acknowledged) = self.acknowledged else { return true };
         let position = self.reader.as_ref().map(Reader::position);
+        let stage = self.seen.stage();
         let drained = self.read_events(acknowledged);
+        if self.seen.stage() != stage {
+            self.observer.job_is(self.task, self.seen.stage());
+        }
         let moved = position != self.reader.as_ref().map(Reader::position);
         self.poll = if moved { SHORTEST_POLL } else { (self.poll * 2).min(LONGEST_POLL) };
         // Outputs come last, so whoever has too many of them to read on has read the rest.

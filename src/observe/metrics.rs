@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::status::Status;
+use super::status::{Stage, Status};
 use super::{Seen, tally};
 use crate::cache::Counts;
 use crate::events::{Conclusion, Timestamp};
@@ -315,7 +315,11 @@ impl Metrics {
             }
         };
         let plain = |value: f64| [(String::new(), value)];
-        gauge("sower_jobs", "", "Jobs that are looked after", &plain(status.jobs.len() as f64));
+        let jobs = Stage::ALL.map(|stage| {
+            let count = status.jobs.iter().filter(|job| job.state == stage).count();
+            (format!("{{state=\"{}\"}}", stage.word()), count as f64)
+        });
+        gauge("sower_jobs", "", "Jobs that are looked after", &jobs);
         gauge("sower_capacity", "", "Jobs that may run at a time", &plain(f64::from(status.capacity)));
         gauge(
             "sower_ready",

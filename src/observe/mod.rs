@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use metrics::Place;
 pub use server::{Access, Endpoint, serve};
-pub use status::{AskError, Disk, Job, Status, ask, socket};
+pub use status::{AskError, Disk, Job, Stage, Status, ask, socket};
 
 use crate::cache::Counts;
 use crate::events::{Conclusion, Timestamp};
@@ -106,6 +106,18 @@ pub struct Seen {
     pub cap: Option<u64>,
 }
 
+impl Seen {
+    /// How far the job is.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        match (self.begun, self.ended) {
+            (_, Some(_)) => Stage::Reporting,
+            (Some(_), None) => Stage::Running,
+            (None, None) => Stage::Waiting,
+        }
+    }
+}
+
 impl Observer {
     /// One of a daemon that begins.
     #[must_use]
@@ -179,6 +191,13 @@ impl Observer {
     /// A job is looked after.
     pub fn job_begins(&self, job: Job) {
         self.live().jobs.insert(job.task, job);
+    }
+
+    /// A job is so far now.
+    pub fn job_is(&self, task: i64, stage: Stage) {
+        if let Some(job) = self.live().jobs.get_mut(&task) {
+            job.state = stage;
+        }
     }
 
     /// Rows of a job have arrived at Gitea, the last of them this long after it was printed.

@@ -83,6 +83,34 @@ impl Disk {
     }
 }
 
+/// How far a job is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Its first step has not begun: it starts, or waits for memory or for the Nix store.
+    #[default]
+    Waiting,
+    /// Its steps run.
+    Running,
+    /// It has ended, and Gitea does not have all of it yet.
+    Reporting,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Running, Self::Reporting];
+
+    /// In one word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Reporting => "reporting",
+        }
+    }
+}
+
 /// A job that is looked after.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -95,6 +123,8 @@ pub struct Job {
     pub workflow: String,
     /// The id of the job in it.
     pub job: String,
+    /// How far it is.
+    pub state: Stage,
     /// When its task was received.
     pub received: Option<Timestamp>,
     /// Rows that have arrived at Gitea since this daemon looks after it.
