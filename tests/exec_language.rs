@@ -375,6 +375,19 @@ fn inputs_of_a_dispatch_are_judged() {
 }
 
 #[test]
+fn a_folder_may_hold_more_than_workflows() {
+    let repository =
+        Repository::new("on: push\njobs:\n  j:\n    runs-on: host\n    steps: [{run: 'echo ran'}]\n");
+    repository.write(".gitea/workflows/action.yml", "name: a\nruns: {using: composite, steps: []}\n");
+    repository.write(".gitea/workflows/settings.yaml", "some: {other: thing}\n");
+    let ran = repository.exec(&["-W", ".gitea/workflows"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.has("ran"));
+    repository.write(".gitea/workflows/wrong.yaml", "on: push\njob: {}\n");
+    assert_eq!(repository.exec(&["-W", ".gitea/workflows"]).code, 1);
+}
+
+#[test]
 fn phases_of_actions_run_in_githubs_order() {
     let repository = Repository::new(
         r#"

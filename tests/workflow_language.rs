@@ -453,6 +453,7 @@ fn one_mistake_is_named_in_its_line() {
         ("error", "'run'", "    steps:\n      - run: [a] #!\n"),
         ("error", "'run'", "    steps:\n      - run: #!\n"),
         ("error", "docker://", "    steps:\n      - uses: docker:// #!\n"),
+        ("error", "a workflow", "    steps:\n      - uses: ./.gitea/workflows/x.yaml #!\n"),
         ("error", "{2}", "    steps:\n      - run: echo ${{ format('{2}', github.ref) }} #!\n"),
         ("error", "fromJSON", "    steps:\n      - run: echo ${{ fromJSON('{') }} #!\n"),
         ("error", "secrets", "    container: '${{ secrets.A }}' #!\n    steps: [{run: x}]\n"),
@@ -487,6 +488,7 @@ fn one_mistake_is_named_in_its_line() {
         ("warning", "'tags'", "on:\n  pull_request:\n    tags: [a] #!\n"),
         ("error", "^main", "on:\n  push:\n    branches: [^main] #!\n"),
         ("error", "./src", "on:\n  push:\n    paths: [./src] #!\n"),
+        ("warning", "'!'", "on:\n  push:\n    branches: ['!a', '!b'] #!\n"),
         (
             "error",
             "'b'",
@@ -505,6 +507,12 @@ fn one_mistake_is_named_in_its_line() {
     }
     one_mistake("on: push\njobs:\n  a:\n    uses: ./x.yaml\n    env: {A: 1} #!\n", "error", "'env'");
     one_mistake("on: push\njobs:\n  a:\n    uses: ./x.yaml@main #!\n", "error", "@main");
+    one_mistake(
+        "on: {workflow_dispatch: {inputs: {where: {}}}}\njobs:\n  a:\n    runs-on: x\n    steps:\n      \
+         - run: echo ${{ github.event.inputs.wher }} #!\n",
+        "warning",
+        "did you mean 'where'?",
+    );
 }
 
 #[test]

@@ -45,6 +45,9 @@ Examples:
 
 Exit code: 0 no errors, 1 errors, 2 a file could not be read or nothing was found.";
 
+/// How large a file may be that is only looked at for what it declares, in bytes.
+const LARGEST_NEIGHBOUR: u64 = 1 << 20;
+
 /// Where a repository keeps its workflows.
 const FOLDERS: [&str; 2] = [".gitea/workflows", ".github/workflows"];
 
@@ -84,7 +87,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             }
         };
         let root = root_of(file);
-        let read = |path: &str| root.as_ref().and_then(|root| fs::read(root.join(path)).ok());
+        let read = |path: &str| root.as_ref().and_then(|root| neighbour(&root.join(path)));
         let around = Around { served: served.as_deref(), read: Some(&read) };
         let found = match is_action(file) {
             true => check_action_in(&text, &name, around),
@@ -132,6 +135,12 @@ fn root_of(file: &Path) -> Option<PathBuf> {
         return Some(folder.parent()?.parent()?.to_owned());
     }
     folder.ancestors().find(|folder| folder.join(".git").exists()).map(Path::to_owned)
+}
+
+/// Another file of the repository, if it is one that can be read at once: no device, no pipe, nothing large.
+fn neighbour(path: &Path) -> Option<Vec<u8>> {
+    let metadata = fs::metadata(path).ok()?;
+    (metadata.is_file() && metadata.len() <= LARGEST_NEIGHBOUR).then(|| fs::read(path).ok()).flatten()
 }
 
 /// The labels that a configuration gives the runner, or those that it was registered with.

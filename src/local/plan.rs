@@ -20,6 +20,8 @@ use crate::workflow::{
     Condition, Diagnostic, EvaluationError, Job, Object, Status, Workflow, did_you_mean, parse_workflow,
 };
 
+use crate::yaml;
+
 use super::context::{Context, Question};
 use super::filter;
 
@@ -115,6 +117,7 @@ impl Plan {
         let mut problems = Vec::new();
         let mut others = Vec::new();
         let named = selection.any_event && selection.workflows.as_ref().is_some_and(|path| path.is_file());
+        let folder = selection.workflows.as_ref().is_some_and(|path| path.is_dir());
         for (path, name) in find_files(context, selection)? {
             let text = fs::read(&path).map_err(|error| Question(format!("{}: {error}", path.display())))?;
             match parse_workflow(&text, &name) {
@@ -139,6 +142,8 @@ impl Plan {
                     let text = String::from_utf8_lossy(&text).into_owned();
                     files.push(File { name, text, workflow });
                 }
+                // A folder that is named may hold an action and other files beside workflows.
+                Err(_) if folder && is_something_else(&text) => others.push(format!("{name} is no workflow")),
                 Err(found) => problems.extend(found),
             }
         }
@@ -566,6 +571,11 @@ fn typed_inputs(
         Some(input) => Err(Question(format!("the input {0:?} is required: --input {0}=VALUE", input.name))),
         None => Ok(inputs),
     }
+}
+
+/// Whether a document has nothing that makes it a workflow, right or wrong.
+fn is_something_else(text: &[u8]) -> bool {
+    yaml::parse(text).is_ok_and(|root| ["on", "true", "jobs"].iter().all(|key| root.get(key).is_none()))
 }
 
 /// The workflow files to read, each with the name to show.

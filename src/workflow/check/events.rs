@@ -242,6 +242,15 @@ fn patterns(key: &str, node: &Node, problems: &mut Problems) {
             None => problems.wrong_type(item, &format!("'{key}'"), "a pattern or a list of patterns"),
         }
     }
+    let takes_away = |item: &Node| item.scalar_text().is_some_and(|text| text.starts_with('!'));
+    if let Some(first) = items.first()
+        && items.iter().all(takes_away)
+    {
+        let message = format!(
+            "every pattern of '{key}' begins with '!' and takes away from nothing: it matches nothing"
+        );
+        problems.warning(first.place, "glob", message);
+    }
 }
 
 fn schedule(trigger: &Trigger, problems: &mut Problems) {

@@ -14,19 +14,21 @@ pub type ReadFile<'a> = &'a dyn Fn(&str) -> Option<Vec<u8>>;
 
 /// How many files are looked at for one that is checked.
 const MAX_FILES: usize = 200;
-/// A file larger than this (in bytes) is not looked at.
-const MAX_BYTES: usize = 1 << 20;
+/// How much is read of them in all, in bytes.
+const MAX_BYTES: usize = 4 << 20;
 
 /// What stands beside the file that is checked, each read once.
 pub(super) struct Local<'a> {
     read: Option<ReadFile<'a>>,
+    /// How much has been read.
+    bytes: usize,
     workflows: HashMap<String, Option<Rc<Workflow>>>,
     actions: HashMap<String, Option<Rc<Action>>>,
 }
 
 impl<'a> Local<'a> {
     pub(super) fn new(read: Option<ReadFile<'a>>) -> Self {
-        Self { read, workflows: HashMap::new(), actions: HashMap::new() }
+        Self { read, bytes: 0, workflows: HashMap::new(), actions: HashMap::new() }
     }
 
     /// The workflow that `uses: ./path` of a job names.
@@ -51,7 +53,7 @@ impl<'a> Local<'a> {
     }
 
     /// The first of these files below a path that stays in the repository.
-    fn text(&self, uses: &str, ends: &[&str]) -> Option<Vec<u8>> {
+    fn text(&mut self, uses: &str, ends: &[&str]) -> Option<Vec<u8>> {
         let read = self.read?;
         let path = uses.strip_prefix("./")?.trim_end_matches('/');
         let outside = path.split('/').any(|part| part == "..");
@@ -59,6 +61,7 @@ impl<'a> Local<'a> {
             return None;
         }
         let text = ends.iter().find_map(|end| read(format!("{path}{end}").trim_start_matches('/')))?;
-        (text.len() <= MAX_BYTES).then_some(text)
+        self.bytes += text.len();
+        (self.bytes <= MAX_BYTES).then_some(text)
     }
 }

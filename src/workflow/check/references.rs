@@ -186,7 +186,10 @@ impl References<'_> {
                 "needs" => self.need(name, &reference.properties, place),
                 "matrix" => self.matrix_value(name, place),
                 "inputs" => self.input(name, place),
-                context => self.property(context, name, place),
+                context => {
+                    self.property(context, name, place);
+                    self.event_input(context, &reference.properties, place);
+                }
             }
         }
     }
@@ -244,6 +247,21 @@ impl References<'_> {
         if on.events.contains_key("workflow_dispatch") || on.events.contains_key("workflow_call") {
             self.problems.error(place, "undefined-input", message);
         } else {
+            self.problems.warning(place, "undefined-input", message);
+        }
+    }
+
+    /// `github.event.inputs.NAME`, which has what `workflow_dispatch` declares.
+    fn event_input(&mut self, context: &str, properties: &[String], place: Place) {
+        let [event, inputs, name, ..] = properties else { return };
+        let known = &self.names.inputs;
+        if matches!(context, "github" | "gitea" | "forgejo")
+            && event.eq_ignore_ascii_case("event")
+            && inputs.eq_ignore_ascii_case("inputs")
+            && self.workflow.on.has_event("workflow_dispatch")
+            && !known.has(name)
+        {
+            let message = format!("the workflow declares no input '{name}'{}", known.hint(name));
             self.problems.warning(place, "undefined-input", message);
         }
     }

@@ -72,6 +72,14 @@ fn check_action(action: &Template, problems: &mut Problems) {
         problems.error(action.place, "uses", "'docker://' names no image");
         return;
     }
+    if let Some(path) = text.strip_prefix("./")
+        && (path.starts_with(".gitea/workflows/") || path.starts_with(".github/workflows/"))
+        && (path.ends_with(".yml") || path.ends_with(".yaml"))
+    {
+        let message = format!("'{text}' is a workflow: a job calls it with 'uses', and no step can");
+        problems.error(action.place, "uses", message);
+        return;
+    }
     // `$/` is the repository that holds the file.
     if text.starts_with("./")
         || text.starts_with("../")
