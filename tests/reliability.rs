@@ -298,6 +298,28 @@ fn a_job_that_died_while_no_daemon_was_there_is_told_by_the_next() {
 }
 
 #[test]
+fn a_job_whose_process_is_told_to_end_was_not_cancelled() {
+    let forge = forge();
+    let runner = runner(&forge, 1);
+    let run = forge.enqueue(job(&[
+        ("Runs", "", "echo ready\nsleep 3600"),
+        ("Later", "", "echo later"),
+        ("Cleans", "if: always()", "echo cleaned"),
+    ]));
+    let task = row(&forge, run, "ready").task.unwrap();
+    // As an init does when the host shuts down.
+    signal(runner.job_process(task).unwrap(), "TERM").unwrap();
+    let run = done(&forge, run);
+    let job = only(&run);
+    assert_eq!(job.status, Status::Failure, "{}", forge.describe());
+    assert_eq!(job.step("Runs").unwrap().status, Status::Failure);
+    assert_eq!(job.step("Later").unwrap().status, Status::Skipped);
+    has(&forge, job, "told to end (SIGTERM), as it is when the host shuts down");
+    has(&forge, job, "cleaned");
+    still_works(&forge);
+}
+
+#[test]
 fn what_steps_leave_running_lives_until_the_job_ends() {
     let forge = forge();
     let runner = runner(&forge, 1);

@@ -37,7 +37,7 @@ impl<'p> Picture<'p> {
     fn new(profile: &'p Profile) -> Self {
         let group = profile.points.iter().filter_map(|point| point.group).max().unwrap_or(0);
         let most = profile.peak.max(group).max(1 << 20);
-        // Lines far above all values would press them flat; they are named in the legend instead.
+        // Lines far above all values would press them flat; they are named below the title instead.
         let lines = [profile.ceiling, profile.cap]
             .into_iter()
             .flatten()
@@ -65,6 +65,13 @@ impl<'p> Picture<'p> {
         let profile = self.profile;
         let mut facts = vec![format!("peak {}", Size(profile.peak)), report::time(profile.millis)];
         facts.extend(profile.host.map(|host| format!("host {}", Size(host))));
+        let above = |line: Option<u64>| line.filter(|line| *line as f64 >= self.top);
+        facts.extend(
+            above(profile.ceiling).map(|line| format!("GHC ceiling {} (above this picture)", Size(line))),
+        );
+        facts.extend(
+            above(profile.cap).map(|line| format!("limit of the job {} (above this picture)", Size(line))),
+        );
         let _ = writeln!(
             svg,
             "<text class=\"fg\" x=\"{LEFT}\" y=\"28\" font-size=\"17\" font-weight=\"600\">{}</text>\n\
@@ -363,7 +370,7 @@ mod tests {
         let svg = draw(&profile, "<job> & more");
         assert!(!svg.contains("<script") && !svg.contains("<b>") && svg.matches("</svg>").count() == 1);
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert!(svg.contains("limit of the job 1 GiB") && !svg.contains("GHC ceiling"));
+        assert!(svg.contains("limit of the job 1 GiB</text>") && svg.contains("(above this picture)"));
         assert!(draw(&Profile::default(), "").ends_with("</svg>\n"));
         assert_eq!(
             (time_step(11_000.0), time_step(1_048_500.0), time_step(1e12)),
