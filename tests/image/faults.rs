@@ -187,6 +187,27 @@ fn two_pushes_of_the_same_image_at_once_both_go_well() {
 }
 
 #[test]
+fn a_registry_that_for_a_moment_does_not_know_its_own_blob_is_asked_again() {
+    let registry = DockerRegistry::start("");
+    let refused = AtomicBool::new(false);
+    // What docker-registry says while another push writes the same blob's link.
+    let words =
+        br#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"},
+        {"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#;
+    let front = Front::start(Some(registry.address), move |seen| {
+        let is_manifest = seen.method == "PUT" && seen.path.contains("/manifests/");
+        let now = is_manifest && !refused.swap(true, Ordering::SeqCst);
+        if now { Do::Answer(400, Vec::new(), words.to_vec()) } else { Do::Pass }
+    });
+    let sower = Sower::new();
+    let image = TestImage::new(&[200_000]);
+    image.write(&sower.path("image.tar"));
+    sower.image(&["push", "image.tar", &format!("{}/shop/app:t", front.address), "--plain-http"]).well();
+    assert_eq!(front.count("PUT", "/manifests/"), 2);
+    assert_eq!(pulled(&format!("{}/shop/app:t", registry.address)).1, image.layers);
+}
+
+#[test]
 fn a_blob_that_arrives_damaged_is_sent_again() {
     let registry = DockerRegistry::start("");
     let damaged = AtomicBool::new(false);

@@ -92,7 +92,15 @@ impl Deployment<'_> {
                         cause = Some(Cause::new(
                             Kind::Check,
                             format!("the pods are ready, but {why}"),
-                            "see the application's log above, and whether its Service and Ingress lead to it",
+                            match smoke.host {
+                                Some(_) => {
+                                    "see the application's log above, and whether its Service and Ingress lead to it"
+                                }
+                                None => {
+                                    "see the application's log above, and whether its Service and Ingress lead to it; \
+                                     an ingress knows it by its name: --check-host"
+                                }
+                            },
                         ));
                         failure = Some(why);
                     }

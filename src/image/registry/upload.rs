@@ -426,11 +426,25 @@ impl Registry {
         let digest = Digest::of(bytes);
         let target = self.own(&format!("manifests/{tag}"));
         let url = target.url.clone();
-        let mut request = Request::new(&what, Method::PUT, target.clone()).header(CONTENT_TYPE, media_type);
-        request.body = bytes.to_vec();
-        let answer = self.send(request).await?;
-        if !answer.status().is_success() {
-            return Err(self.failure(&what, &url, answer).await);
+        // docker-registry writes anew what says that a blob is there when somebody else pushes it too, and in that moment
+        // does not know it.
+        let mut backoff = Backoff::new(4);
+        loop {
+            let mut request =
+                Request::new(&what, Method::PUT, target.clone()).header(CONTENT_TYPE, media_type);
+            request.body = bytes.to_vec();
+            let answer = self.send(request).await?;
+            if answer.status().is_success() {
+                break;
+            }
+            let failure = self.failure(&what, &url, answer).await;
+            let lacks = matches!(
+                &failure,
+                Error::Answer { why, .. } if why.contains("MANIFEST_BLOB_UNKNOWN") || why.contains("DIGEST_INVALID")
+            );
+            if !(lacks && backoff.again(None).await) {
+                return Err(failure);
+            }
         }
         let answer = self.send(Request::new(&what, Method::HEAD, target).header(ACCEPT, media_type)).await?;
         let there = answer.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
