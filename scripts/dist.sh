@@ -26,8 +26,9 @@ x86_64) arch=amd64 ;;
 aarch64) arch=arm64 ;;
 *) arch=$(uname -m) ;;
 esac
-STAGE=$stage VERSION=$version ARCH=$arch "$nfpm" package --config packaging/nfpm.yaml --packager deb \
-    --target "$dist/sower_${version}_$arch.deb" >/dev/null
+# nfpm puts variables in for version and architecture only.
+sed "s|\${STAGE}|$stage|; s|\${VERSION}|$version|; s|\${ARCH}|$arch|" packaging/nfpm.yaml >"$stage/debian/nfpm.yaml"
+"$nfpm" package --config "$stage/debian/nfpm.yaml" --packager deb --target "$dist/sower_${version}_$arch.deb" >/dev/null
 rm -r "$stage/debian"
 tar -C "$dist" --owner=0 --group=0 --sort=name -czf "$dist/$name.tar.gz" "$name"
 cd "$dist"

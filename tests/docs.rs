@@ -249,8 +249,10 @@ fn the_reference_has_every_key_and_no_other() {
 
 /// The tables of causes, by what is to be done; a cause of several patterns stands once.
 fn causes() -> String {
+    /// Each with the rows by which it is known.
+    type Causes = Vec<(&'static str, Vec<String>)>;
     let code = |text: &str| format!("`{}`", text.replace('*', "…").trim_end());
-    let mut advices: Vec<(&str, Vec<(&str, Vec<String>)>)> = Vec::new();
+    let mut advices: Vec<(&str, Causes)> = Vec::new();
     for pattern in sower::diagnose::patterns() {
         let rows = match pattern.code {
             Some(code) => format!("exit code {code}"),

@@ -186,8 +186,10 @@ chroot "$new" /bin/busybox --install -s /bin
 tar -C "$new" -xzf "${tars[0]}"
 inside sh -ec '
     cd /sower-*
-    install -m 755 sower /bin/sower
-    install -m 755 runner-config/sower.initd /etc/init.d/sower
+    # Debian builds its busybox without `install`, Alpine with it.
+    cp sower /bin/sower
+    cp runner-config/sower.initd /etc/init.d/sower
+    chmod 755 /bin/sower /etc/init.d/sower
     cp runner-config/config.yaml /etc/sower/
     sh -n /etc/init.d/sower
     sower config check
