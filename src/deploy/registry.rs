@@ -2,7 +2,7 @@
 //!
 //! Only a registry that says so itself is believed: one that does not answer here may well answer the cluster.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -13,6 +13,8 @@ use crate::image::{Destination, Digest};
 
 /// The most images that are asked for.
 const MOST: usize = 8;
+/// How long a registry may take to answer when a deployment has failed: the cause is waited for.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// What registries said.
 #[derive(Default)]
@@ -33,11 +35,12 @@ enum Answer {
     Unknown(String),
 }
 
-/// Asks for all images of the objects.
+/// Asks for all images of the objects, for at most `limit` in all.
 pub(super) fn look(objects: &[RenderedObject], options: &Options, limit: Duration) -> Looked {
     let mut looked = Looked::default();
+    let began = Instant::now();
     for image in images(objects) {
-        match ask(image, options, limit) {
+        match ask(image, options, limit.saturating_sub(began.elapsed())) {
             None => {}
             Some(Answer::There(machines)) => looked.machines.push((image.to_owned(), machines)),
             Some(Answer::Missing) => {
@@ -91,7 +94,7 @@ fn missing(image: &str) -> Cause {
 
 /// Whether the registry itself says that it does not have the image.
 pub(super) fn says_missing(image: &str, options: &Options) -> bool {
-    matches!(ask(image, options, Duration::from_secs(4)), Some(Answer::Missing))
+    matches!(ask(image, options, LIMIT), Some(Answer::Missing))
 }
 
 /// `None` for images that name no registry of their own, and for digests.
@@ -100,6 +103,8 @@ fn ask(image: &str, options: &Options, limit: Duration) -> Option<Answer> {
     let tag = destination.tag.as_deref().unwrap_or("latest");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let credentials = Credentials::find(&destination.repository, None, None).unwrap_or_default();
+    // There may be a second try.
+    let limit = if options.plain_http { limit } else { limit / 2 };
     let once = async |options: &Options, credentials| {
         let asked = async {
             let repository = &destination.repository;
