@@ -82,12 +82,10 @@ impl References<'_> {
             let Some(name) = reference.properties.first() else { continue };
             let place = placed.at(reference.position);
             match reference.name.as_str() {
-                "inputs" => {
-                    if !self.inputs.has(name) {
-                        let hint = self.inputs.hint(name);
-                        let message = format!("the action has no input '{name}'{hint}");
-                        self.problems.error(place, "undefined-input", message);
-                    }
+                "inputs" if !self.inputs.has(name) => {
+                    let hint = self.inputs.hint(name);
+                    let message = format!("the action has no input '{name}'{hint}");
+                    self.problems.error(place, "undefined-input", message);
                 }
                 "steps" => match self.steps.get(&name.to_lowercase()) {
                     Some(step) if self.at.is_some_and(|at| *step >= at) => {
