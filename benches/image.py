@@ -151,12 +151,16 @@ def run(command, env=None, shell=False):
     began = time.monotonic()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                              env=dict(os.environ, **(env or {})), shell=shell)
-    written = 0
+    written, peak = 0, 0
     while True:
         try:
             for line in open(f"/proc/{child.pid}/io"):
                 if line.startswith("write_bytes"):
                     written = int(line.split()[1])
+            # Not ru_maxrss: that counts what this program had when it started the other.
+            for line in open(f"/proc/{child.pid}/status"):
+                if line.startswith("VmHWM"):
+                    peak = int(line.split()[1])
         except OSError:
             pass
         done, status, usage = os.wait4(child.pid, os.WNOHANG)
@@ -169,7 +173,7 @@ def run(command, env=None, shell=False):
     err.seek(0)
     if child.returncode != 0:
         sys.exit(f"{command}: exit {child.returncode}: {err.read()[-2000:].decode(errors='replace')}")
-    return Measured(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, written, out.read())
+    return Measured(wall, usage.ru_utime + usage.ru_stime, peak / 1000, written, out.read())
 
 
 def main():

@@ -81,7 +81,8 @@ impl Pool {
     }
 
     fn with_workers(workers: usize) -> io::Result<Arc<Self>> {
-        let (jobs, work) = sync_channel::<Job>(1);
+        // One waits for each thread, so that none stands still while the reader takes its turn.
+        let (jobs, work) = sync_channel::<Job>(workers);
         let work = Arc::new(Mutex::new(work));
         for _ in 0..workers {
             let work = Arc::clone(&work);
@@ -93,7 +94,7 @@ impl Pool {
     /// Compresses all of `input`. Each plain block goes through `seen` on this thread; compressed pieces go, in
     /// order, to `emit`, on another thread where there is more than one block, until it answers false.
     ///
-    /// Memory: about `workers + 3` blocks, plain and compressed, whatever the length of the input.
+    /// Memory: about `workers + 5` blocks, plain and compressed, whatever the length of the input.
     ///
     /// # Errors
     /// When `input` cannot be read. What was emitted by then is a beginning, and may look like a whole.
@@ -112,7 +113,7 @@ impl Pool {
             emit(Worker::default().pack(method, &first)?);
             return Ok(());
         }
-        let (order, ordered) = sync_channel::<Next>(self.workers);
+        let (order, ordered) = sync_channel::<Next>(self.workers + 2);
         std::thread::scope(|scope| {
             let writer = scope.spawn(move || write(&ordered, emit));
             let mut plain = first;

@@ -20,6 +20,8 @@ use super::{Digest, Error};
 
 /// Bytes read at once where nothing is compressed.
 const CHUNK: usize = 128 * 1024;
+/// Chunks that wait to be sent.
+const WAITING: usize = 4;
 
 /// A layer as the registry gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl Packing {
     /// # Errors
     /// When no thread can be started.
     pub fn start(mut work: Work) -> Result<Self, Error> {
-        let (sender, receiver) = mpsc::channel(2);
+        let (sender, receiver) = mpsc::channel(WAITING);
         let (tell, outcome) = oneshot::channel();
         let read = Arc::new(AtomicU64::new(0));
         let path = work.path.clone();
@@ -129,7 +131,7 @@ impl Packing {
     /// A layer whose chunks come from a thread that somebody else runs, with [`Feed::run`].
     #[must_use]
     pub fn fed() -> (Self, Feed) {
-        let (sender, receiver) = mpsc::channel(2);
+        let (sender, receiver) = mpsc::channel(WAITING);
         let (tell, outcome) = oneshot::channel();
         let read = Arc::new(AtomicU64::new(0));
         let feed = Feed { sender, tell, read: Arc::clone(&read) };

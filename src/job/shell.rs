@@ -4,7 +4,15 @@
 //! (bash with `pipefail` where there is a bash, else sh).
 
 use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Permissions of a script.
+const MODE: u32 = 0o755;
 
 /// A shell that is found, with its script's file name extension and the text around the script.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +115,40 @@ impl Shell {
         format!("{}{text}{}\n", self.before, self.after)
     }
 
+    /// Writes the script of a step: over an earlier one that nobody reads any more, or anew where there is none or a step has
+    /// put something else in its place.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_script(&self, file: &Path, text: &str) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        // A pipe in its place must not hold up the job.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.write(true).custom_flags(flags.bits().cast_signed());
+        let earlier = options.open(file).ok().filter(|earlier| {
+            earlier
+                .metadata()
+                .is_ok_and(|meta| meta.is_file() && meta.nlink() == 1 && meta.mode() & 0o7777 == MODE)
+        });
+        let mut out = match earlier {
+            Some(earlier) => {
+                earlier.set_len(0)?;
+                earlier
+            }
+            None => {
+                match fs::symlink_metadata(file) {
+                    Ok(meta) if meta.is_dir() => fs::remove_dir_all(file)?,
+                    Ok(_) => fs::remove_file(file)?,
+                    Err(_) => {}
+                }
+                let new = options.create_new(true).open(file)?;
+                new.set_permissions(fs::Permissions::from_mode(MODE))?;
+                new
+            }
+        };
+        out.write_all(self.script(text).as_bytes())
+    }
+
     /// The command line as the log shows it.
     #[must_use]
     pub fn display(&self) -> String {
@@ -127,6 +169,44 @@ fn not_found(shell: &str, program: &str, path: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_is_written_over_the_last_one_and_over_whatever_a_step_has_left_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, elsewhere) = (folder.path().join("0.sh"), folder.path().join("elsewhere"));
+        let (shell, _) = Shell::resolve(Some("sh"), "/usr/bin:/bin").unwrap();
+        let inode = || {
+            let meta = fs::symlink_metadata(&file).unwrap();
+            assert_eq!(meta.mode(), 0o100_755);
+            meta.ino()
+        };
+        shell.write_script(&file, "echo a long one").unwrap();
+        let first = inode();
+        shell.write_script(&file, "echo").unwrap();
+        assert_eq!((fs::read_to_string(&file).unwrap().as_str(), inode()), ("echo\n", first));
+        fs::write(&elsewhere, "mine").unwrap();
+        let replacements: [&dyn Fn(); 5] = [
+            &|| std::os::unix::fs::symlink(&elsewhere, &file).unwrap(),
+            &|| fs::hard_link(&elsewhere, &file).unwrap(),
+            &|| {
+                rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o755.into(), 0)
+                    .unwrap()
+            },
+            &|| fs::create_dir(&file).unwrap(),
+            &|| {
+                fs::write(&file, "").unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+            },
+        ];
+        for replace in replacements {
+            let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir(&file));
+            replace();
+            shell.write_script(&file, "echo again").unwrap();
+            assert_eq!(fs::read_to_string(&file).unwrap(), "echo again\n");
+            inode();
+        }
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
+    }
 
     const PATH: &str = "/usr/bin:/bin";
 

@@ -1,9 +1,7 @@
 //! One step: its condition, its environment, its script, and what it hands on.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,6 +16,7 @@ use super::executor::{Executor, minutes, named, plain};
 use super::process::{self, Ended, Program};
 use super::scope::{Frame, StepResult};
 use super::shell::Shell;
+use super::tree;
 
 /// What a process of a step handed over, by files and by commands.
 #[derive(Debug, Default)]
@@ -262,17 +261,19 @@ impl Executor<'_> {
         }
     }
 
+    /// Writes the script of a step, into the file of the last one where nobody can read that any more: each new file costs a
+    /// file system as much as a short step.
     fn script_file(&mut self, shell: &Shell, script: &str) -> Result<PathBuf, Problem> {
+        if !tree::has_no_children() {
+            self.scripts += 1;
+        }
         let file = self.spec.places.scratch.join(format!("{}{}", self.scripts, shell.extension));
-        self.scripts += 1;
-        let write = || -> io::Result<()> {
-            fs::write(&file, shell.script(script))?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
-        };
-        write().map_err(|error| {
-            Problem::Step(format!("Cannot write the step's script: {}", named(&file, &error)))
-        })?;
-        Ok(file)
+        match shell.write_script(&file, script) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                Err(Problem::Step(format!("Cannot write the step's script: {}", named(&file, &error))))
+            }
+        }
     }
 
     /// Shows what is about to run, folded.

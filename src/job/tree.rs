@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use super::group::Group;
 
@@ -22,6 +22,14 @@ const KILLING: Duration = Duration::from_secs(5);
 /// When the kernel is older than 3.4.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Whether nothing lives that this process has started, and nothing of what that left behind: it would be a child too, see
+/// [`adopt_orphans`].
+#[must_use]
+pub fn has_no_children() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(rustix::process::waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
 }
 
 /// A process, told apart from any that gets the same id later.
