@@ -386,7 +386,7 @@ fn unreachable(address: &Address, error: &reqwest::Error) -> Error {
             _ if reasons.iter().any(|reason| reason.contains("no records found")) => {
                 "no such host name is known".to_owned()
             }
-            _ if reasons.iter().any(|reason| reason.contains("InvalidContentType")) => {
+            _ if http::speaks_no_tls(error) => {
                 "what answers there speaks no TLS; is its address one with http://?".to_owned()
             }
             length => reasons[length.saturating_sub(2)..].join(": "),

@@ -74,6 +74,20 @@ fn built_in_roots() -> rustls::ClientConfig {
     rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
 }
 
+/// Whether what answered a TLS greeting speaks something else, such as plain HTTP: asking again is no use.
+#[must_use]
+pub fn speaks_no_tls(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(one) = cause {
+        // rustls's name for it, which the layers above hand on as text only.
+        if one.to_string().contains("InvalidContentType") {
+            return true;
+        }
+        cause = one.source();
+    }
+    false
+}
+
 fn builder(options: &Options) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
         .dns_resolver(resolver::Resolver)

@@ -13,6 +13,7 @@ use super::answer::{MAX_ANSWER, read, reason, words};
 use super::auth::{self, Challenge, TokenAnswer};
 use super::location::{same_origin, shown};
 use super::{Access, Backoff, Credentials, Error, Registry, SMALL, is_passing};
+use crate::http::speaks_no_tls;
 
 /// What goes with each request.
 #[derive(Clone)]
@@ -36,7 +37,9 @@ impl Registry {
             match self.http.get(url.clone()).timeout(SMALL).send().await {
                 Ok(answer) if is_passing(answer.status()) && backoff.again(Some(answer.headers())).await => {}
                 Ok(answer) => break answer,
-                Err(error) if !backoff.again(None).await => return Err(self.unreachable(what, &url, &error)),
+                Err(error) if speaks_no_tls(&error) || !backoff.again(None).await => {
+                    return Err(self.unreachable(what, &url, &error));
+                }
                 Err(_) => {}
             }
         };
