@@ -156,8 +156,11 @@ class Bench:
             if known and explained and seen:
                 print(f"{what}: known {known - seen[0]:.1f} s after the API showed it, explained after {explained - seen[0]:.1f} s, "
                       f"rolled back after {ended - seen[0]:.1f} s", flush=True)
+            elif explained:
+                # The crash loop is told from the restarts, before the API gives it that name.
+                print(f"{what}: explained before the API showed {mark}", flush=True)
             else:
-                print(f"{what}: known {known}, explained {explained}, seen {seen}")
+                print(f"{what}: NOT EXPLAINED", flush=True)
 
     def locks(self):
         """kill -9 of sower and its helm, then the next deployment."""

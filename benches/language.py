@@ -87,9 +87,10 @@ class Bench:
         self.table.row("check, a workflow of 2,000 lines, wall", "ms", seconds * 1000, goal=10)
         if self.args.act_data:
             data = self.args.act_data.resolve()
+            files = sorted(path for path in data.rglob("*") if path.suffix in (".yml", ".yaml") and path.is_file())
             # Some of it is wrong on purpose.
-            (seconds,) = self.medians(lambda: self.wall([self.args.sower, "check", data], codes=(0, 1)))
-            self.table.row("check, act's test data, wall", "s", seconds, goal=1)
+            (seconds,) = self.medians(lambda: self.wall([self.args.sower, "check", *files], codes=(0, 1)))
+            self.table.row(f"check, the {len(files)} files of act's test data, wall", "s", seconds, goal=1)
 
     def expressions(self):
         batch = self.scratch / "batch"
