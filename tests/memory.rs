@@ -335,7 +335,8 @@ fn a_runner_that_sees_only_its_own_processes_measures_them() {
     );
     runner.wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"]);
     runner.start(&[]).unwrap();
-    let script = format!("id -u; ghc -e 'print 42'; {}", hog(300));
+    // Long enough to be measured as well as counted.
+    let script = format!("id -u; ghc -e 'Control.Concurrent.threadDelay 3000000 >> print 42'; {}", hog(300));
     let (ended, text) = done(&forge, forge.enqueue(job(&[&script])));
     assert_eq!(ended.status, Status::Success, "{text}\n{}", runner.said());
     assert!(text.contains("\n12345\n"), "{text}");

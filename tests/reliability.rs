@@ -648,12 +648,13 @@ fn a_full_disk_fails_the_job_and_nothing_else() {
     drop(runner);
     let runner = on_a_small_disk(&forge, "nr_inodes=120");
     let fills = forge.enqueue(job(&[
-        ("Fill", "", "i=0; while touch f$i; do i=$((i+1)); done; echo no more"),
+        ("Fill", "", "i=0; while touch f$i; do i=$((i+1)); done; touch another"),
         ("Later", "", "echo later"),
     ]));
     let run = done(&forge, fills);
     assert_eq!(run.status, Status::Failure, "{}\n{}", forge.describe(), runner.said());
-    has(&forge, only(&run), "No space left on device");
+    has(&forge, only(&run), "cannot touch 'another': No space left on device");
+    assert_eq!(only(&run).step("Later").unwrap().status, Status::Skipped);
     still_works(&forge);
 }
 
