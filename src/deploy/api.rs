@@ -183,7 +183,7 @@ impl Api {
         let answer = match request.send().await {
             Ok(answer) => answer,
             Err(_) if !self.is_proven() => return Err(Failure::Unproven),
-            Err(error) => return Err(Failure::Lost(reason(&error))),
+            Err(error) => return Err(Failure::Lost(http::innermost(&error))),
         };
         let status = answer.status();
         if !self.is_proven() && (status == StatusCode::UNAUTHORIZED || status.is_redirection()) {
@@ -206,24 +206,8 @@ impl Api {
     }
 }
 
-async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
-        if body.len() + chunk.len() > limit {
-            return Err(format!("the answer is longer than {limit} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// The end of the chain of sources: the beginning only says that a request failed.
-fn reason(error: &reqwest::Error) -> String {
-    let mut last: &dyn std::error::Error = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
+async fn body(answer: Response, limit: usize) -> Result<Vec<u8>, String> {
+    http::body(answer, limit, http::innermost).await
 }
 
 /// Trusts the cluster's own authority, and shows the user's certificate.

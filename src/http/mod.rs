@@ -88,6 +88,35 @@ pub fn speaks_no_tls(error: &reqwest::Error) -> bool {
     false
 }
 
+/// The end of the chain of sources, without URL: the beginning only says that a request failed.
+#[must_use]
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// Reads a body of at most `limit` bytes; `reason` words what breaks it off.
+///
+/// # Errors
+/// When it is longer, or breaks off.
+pub async fn body(
+    mut answer: reqwest::Response,
+    limit: usize,
+    reason: fn(&reqwest::Error) -> String,
+) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
+        if body.len() + chunk.len() > limit {
+            return Err(format!("the answer is longer than {limit} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
 fn builder(options: &Options) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
         .dns_resolver(resolver::Resolver)

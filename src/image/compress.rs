@@ -58,10 +58,8 @@ struct Job {
     done: SyncSender<io::Result<Vec<u8>>>,
 }
 
-enum Next {
-    Block(Receiver<io::Result<Vec<u8>>>),
-    End,
-}
+/// A block that is being compressed.
+type Block = Receiver<io::Result<Vec<u8>>>;
 
 /// The threads that compress, as many as there are cores, at most four. They end with the pool.
 #[derive(Debug)]
@@ -113,19 +111,18 @@ impl Pool {
             emit(Worker::default().pack(method, &first)?);
             return Ok(());
         }
-        let (order, ordered) = sync_channel::<Next>(self.workers + 2);
+        let (order, ordered) = sync_channel::<Block>(self.workers + 2);
         std::thread::scope(|scope| {
             let writer = scope.spawn(move || write(&ordered, emit));
             let mut plain = first;
             let read = loop {
                 if plain.is_empty() {
-                    let _ = order.send(Next::End);
                     break Ok(());
                 }
                 let (done, block) = sync_channel(1);
                 let job = Job { method, plain, done };
                 // Either fails only when the writer was told to stop.
-                if order.send(Next::Block(block)).is_err() || self.jobs.send(job).is_err() {
+                if order.send(block).is_err() || self.jobs.send(job).is_err() {
                     break Ok(());
                 }
                 plain = match read_block(input, size) {
@@ -191,9 +188,8 @@ impl Worker {
     }
 }
 
-fn write(ordered: &Receiver<Next>, mut emit: impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
-    // When the other end is gone without a word, the input failed: what was emitted is no whole.
-    while let Ok(Next::Block(block)) = ordered.recv() {
+fn write(ordered: &Receiver<Block>, mut emit: impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
+    while let Ok(block) = ordered.recv() {
         let block = block.recv().map_err(|_| io::Error::other("the compressor stopped"))?;
         if !emit(block?) {
             return Ok(());

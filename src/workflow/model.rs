@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::expression::{Object, Scope, Value};
 use super::matrix::{Matrix, is_insert};
-use super::template::{Condition, EvaluationError, Template};
+use super::template::{Condition, EvaluationError, Placed, Template};
 use crate::yaml::{Key, Node, Place};
 
 /// A value and where it stands in the file.
@@ -203,6 +203,32 @@ pub struct Step {
     pub kind: StepKind,
 }
 
+impl Step {
+    /// Shows every expression in it.
+    pub(super) fn each_expression(&self, see: &mut dyn FnMut(&Placed)) {
+        let mut text = |template: &Template| template.expressions().for_each(&mut *see);
+        [&self.name, &self.continue_on_error, &self.timeout_minutes]
+            .into_iter()
+            .flatten()
+            .for_each(&mut text);
+        if let Some(condition) = &self.condition {
+            condition.expressions().into_iter().for_each(&mut *see);
+        }
+        let mut text = |template: &Template| template.expressions().for_each(&mut *see);
+        self.env.templates().for_each(&mut text);
+        match &self.kind {
+            StepKind::Run { script, shell, working_directory } => {
+                text(script);
+                [shell, working_directory].into_iter().flatten().for_each(text);
+            }
+            StepKind::Uses { action, with } => {
+                text(action);
+                with.iter().for_each(|(_, value)| text(value));
+            }
+        }
+    }
+}
+
 /// What a step does.
 #[derive(Debug, Clone)]
 pub enum StepKind {
@@ -240,6 +266,15 @@ impl Default for Env {
 }
 
 impl Env {
+    /// What its values are made of.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
+        let (entries, whole) = match self {
+            Self::Map(entries) => (entries.as_slice(), None),
+            Self::Expression(whole) => (&[][..], Some(whole)),
+        };
+        entries.iter().map(|(_, text)| text).chain(whole)
+    }
+
     /// True if it sets nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -5,6 +5,7 @@ use reqwest::{Response, StatusCode, Url};
 use super::auth::{self, Challenge};
 use super::location::shown;
 use super::{Error, Registry};
+use crate::http;
 
 /// The most that is read of an answer that is no manifest, in bytes.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
@@ -44,23 +45,13 @@ impl Registry {
 
 /// The innermost reason of a network error, without URL.
 pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    if error.is_timeout() { format!("timed out ({inner})") } else { inner.to_string() }
+    let inner = http::innermost(error);
+    if error.is_timeout() { format!("timed out ({inner})") } else { inner }
 }
 
 /// Reads a body up to a limit.
-pub(super) async fn read(mut answer: Response, limit: usize) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {
-        if body.len() + chunk.len() > limit {
-            return Err(format!("the answer is longer than {limit} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+pub(super) async fn read(answer: Response, limit: usize) -> Result<Vec<u8>, String> {
+    http::body(answer, limit, reason).await
 }
 
 #[derive(serde::Deserialize)]

@@ -8,7 +8,7 @@ use super::local::Local;
 use super::names::Names;
 use super::{called, steps};
 use crate::workflow::action::{Action, Runs};
-use crate::workflow::model::{Env, Step, StepKind};
+use crate::workflow::model::StepKind;
 use crate::workflow::parse::did_you_mean;
 use crate::workflow::template::{Placed, Template};
 
@@ -26,7 +26,7 @@ pub(super) fn check(action: &Action, local: &mut Local<'_>, problems: &mut Probl
     let mut names = References { inputs, steps: ids.collect(), at: None, problems };
     for (at, step) in steps.iter().enumerate() {
         names.at = Some(at);
-        names.step(step);
+        step.each_expression(&mut |placed| names.expression(placed));
         if let StepKind::Run { script, shell: None, .. } = &step.kind {
             let message = "this step of an action has no 'shell', and GitHub refuses the action without it";
             names.problems.warning(script.place, "shell", message);
@@ -51,28 +51,6 @@ struct References<'a> {
 }
 
 impl References<'_> {
-    fn step(&mut self, step: &Step) {
-        let texts = [&step.name, &step.continue_on_error, &step.timeout_minutes];
-        texts.into_iter().flatten().for_each(|text| self.text(text));
-        if let Some(condition) = &step.condition {
-            condition.expressions().into_iter().for_each(|placed| self.expression(placed));
-        }
-        match &step.env {
-            Env::Map(entries) => entries.iter().for_each(|(_, text)| self.text(text)),
-            Env::Expression(text) => self.text(text),
-        }
-        match &step.kind {
-            StepKind::Run { script, shell, working_directory } => {
-                self.text(script);
-                [shell, working_directory].into_iter().flatten().for_each(|text| self.text(text));
-            }
-            StepKind::Uses { action, with } => {
-                self.text(action);
-                with.iter().for_each(|(_, text)| self.text(text));
-            }
-        }
-    }
-
     fn text(&mut self, template: &Template) {
         template.expressions().for_each(|placed| self.expression(placed));
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Problems;
 use super::matrix;
 use super::names::Names;
-use crate::workflow::model::{Env, Job, Step, StepKind, Workflow};
+use crate::workflow::model::{Job, Workflow};
 use crate::workflow::parse::did_you_mean;
 use crate::workflow::template::{Placed, Template};
 use crate::yaml::Place;
@@ -62,7 +62,7 @@ pub(super) fn check(workflow: &Workflow, job: &Job, names: &Declared<'_>, proble
     if let Some(condition) = &job.condition {
         condition.expressions().into_iter().for_each(|placed| check.expression(placed));
     }
-    check.env(&job.env);
+    job.env.templates().for_each(|text| check.text(text));
     job.outputs.values().for_each(|text| check.text(text));
     job.with.iter().for_each(|(_, text)| check.text(text));
     if let Some(matrix) = job.strategy.as_ref().and_then(|strategy| strategy.matrix.as_ref()) {
@@ -70,7 +70,7 @@ pub(super) fn check(workflow: &Workflow, job: &Job, names: &Declared<'_>, proble
     }
     for (at, step) in job.steps.iter().enumerate() {
         check.at = Some(at);
-        check.step(step);
+        step.each_expression(&mut |placed| check.expression(placed));
     }
 }
 
@@ -147,32 +147,6 @@ struct References<'a> {
 }
 
 impl References<'_> {
-    fn step(&mut self, step: &Step) {
-        let texts = [&step.name, &step.continue_on_error, &step.timeout_minutes];
-        texts.into_iter().flatten().for_each(|text| self.text(text));
-        if let Some(condition) = &step.condition {
-            condition.expressions().into_iter().for_each(|placed| self.expression(placed));
-        }
-        self.env(&step.env);
-        match &step.kind {
-            StepKind::Run { script, shell, working_directory } => {
-                self.text(script);
-                [shell, working_directory].into_iter().flatten().for_each(|text| self.text(text));
-            }
-            StepKind::Uses { action, with } => {
-                self.text(action);
-                with.iter().for_each(|(_, text)| self.text(text));
-            }
-        }
-    }
-
-    fn env(&mut self, env: &Env) {
-        match env {
-            Env::Map(entries) => entries.iter().for_each(|(_, text)| self.text(text)),
-            Env::Expression(text) => self.text(text),
-        }
-    }
-
     fn text(&mut self, template: &Template) {
         template.expressions().for_each(|placed| self.expression(placed));
     }
