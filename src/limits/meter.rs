@@ -1,7 +1,6 @@
 //! The thread that measures a running job: its memory twice a second, its GHC processes as they come, and the
 //! watchdog that ends steps by our own rule.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +20,7 @@ use crate::job::oom::HostKills;
 use crate::job::tree::Members;
 
 /// How often something new is looked for.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(25);
 /// How often the profile is written down while the job runs.
 const WRITE: Duration = Duration::from_secs(10);
 /// A job in which every process waits for memory this share of the time, in percent …
@@ -62,8 +61,6 @@ struct State {
     victims: Vec<Victim>,
     record: Option<PathBuf>,
     written: Instant,
-    /// Start, resident memory and the shared part of it, of each process at the last sample.
-    shared: HashMap<u32, (u64, u64, u64)>,
     /// The largest process at the last sample.
     largest: Option<(String, u32, u64)>,
 }
@@ -142,7 +139,6 @@ impl Meter {
             victims: Vec::new(),
             record,
             written: now,
-            shared: HashMap::new(),
             largest: None,
         };
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), state: Mutex::new(state) });
@@ -262,33 +258,23 @@ impl State {
         self.largest = None;
         let compilers: Vec<u32> = self.eye.compilers().collect();
         let mut ghc = 0;
-        let mut known = HashMap::with_capacity(self.eye.seen.len());
-        for (pid, stat) in &self.eye.seen {
+        for (pid, process::Measured { stat, shared }) in &self.eye.seen {
             let program = if compilers.contains(pid) { "ghc" } else { class(&stat.name) };
             if program == "ghc" {
                 ghc = ghc.max(stat.resident);
             }
-            // What has not changed is not read again: most processes wait.
-            let shared = match self.shared.get(pid) {
-                Some((start, resident, shared)) if (*start, *resident) == (stat.start, stat.resident) => {
-                    *shared
-                }
-                _ => process::shared(*pid).unwrap_or(0).min(stat.resident),
-            };
-            known.insert(*pid, (stat.start, stat.resident, shared));
             let own = stat.resident - shared;
             match by_program.iter_mut().find(|(known, ..)| known == program) {
                 Some((_, all, most)) => {
                     *all += own;
-                    *most = shared.max(*most);
+                    *most = (*most).max(*shared);
                 }
-                None => by_program.push((program.to_owned(), own, shared)),
+                None => by_program.push((program.to_owned(), own, *shared)),
             }
             if self.largest.as_ref().is_none_or(|(_, _, bytes)| stat.resident > *bytes) {
                 self.largest = Some((stat.name.clone(), *pid, stat.resident));
             }
         }
-        self.shared = known;
         let mut by_program: Vec<(String, u64)> =
             by_program.into_iter().map(|(program, own, shared)| (program, own + shared)).collect();
         // The same order at each moment, so that the largest programs are told apart first.

@@ -28,24 +28,60 @@ pub fn stat(pid: u32) -> Option<Stat> {
     parse_stat(&String::from_utf8_lossy(small(&format!("/proc/{pid}/stat"), &mut buffer)?))
 }
 
-/// `/proc/<pid>/stat`, kept open: looking again is one small read. It stays with its process, also where another one gets the
-/// number.
-#[derive(Debug)]
-pub struct StatFile(File);
+/// A process and how much of its memory others may have too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// What its `stat` says.
+    pub stat: Stat,
+    /// The part of its resident memory that others may have too (files, shared memory), in bytes.
+    pub shared: u64,
+}
 
-impl StatFile {
-    /// Opens it; `None` when the process is gone.
+/// Reads both.
+#[must_use]
+pub fn measured(pid: u32) -> Option<Measured> {
+    let stat = stat(pid)?;
+    let shared = small(&statm_of(pid), &mut [0; STATM]).and_then(shared_in).unwrap_or(0).min(stat.resident);
+    Some(Measured { stat, shared })
+}
+
+/// A process that is looked at again and again.
+///
+/// Its `/proc/<pid>/statm` stays open and is read alone while it says the same: that costs the kernel a fraction of `stat`,
+/// most processes wait most of the time, and one that becomes another program has other memory. The file stays with its
+/// process, also where another one gets the number.
+#[derive(Debug)]
+pub struct Followed {
+    pid: u32,
+    file: File,
+    said: Vec<u8>,
+    last: Measured,
+}
+
+impl Followed {
+    /// Begins; `None` when the process is gone.
     #[must_use]
     pub fn open(pid: u32) -> Option<Self> {
-        File::open(format!("/proc/{pid}/stat")).ok().map(Self)
+        let file = File::open(statm_of(pid)).ok()?;
+        let mut buffer = [0; STATM];
+        let length = file.read_at(&mut buffer, 0).ok()?;
+        // This one is read first: what changes meanwhile is a change at the next look.
+        let said = buffer.get(..length)?.to_vec();
+        Some(Self { pid, file, said, last: measured(pid)? })
     }
 
-    /// What it says now; `None` when the process is gone.
-    #[must_use]
-    pub fn get(&self) -> Option<Stat> {
-        let mut buffer = [0; 1024];
-        let length = self.0.read_at(&mut buffer, 0).ok()?;
-        parse_stat(&String::from_utf8_lossy(buffer.get(..length)?))
+    /// What it is now; `None` when it is gone.
+    pub fn look(&mut self) -> Option<&Measured> {
+        let mut buffer = [0; STATM];
+        let length = self.file.read_at(&mut buffer, 0).ok()?;
+        let says = buffer.get(..length)?;
+        if says != self.said {
+            self.last.stat = stat(self.pid)?;
+            self.last.shared = shared_in(says).unwrap_or(0).min(self.last.stat.resident);
+            self.said.clear();
+            self.said.extend_from_slice(says);
+        }
+        Some(&self.last)
     }
 }
 
@@ -113,12 +149,16 @@ pub fn members(file: &File, buffer: &mut Vec<u8>) -> Vec<u32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Of the memory that the process has resident, the part that others may have too (files, shared memory), in bytes.
-#[must_use]
-pub fn shared(pid: u32) -> Option<u64> {
-    let mut buffer = [0; 256];
-    let text = std::str::from_utf8(small(&format!("/proc/{pid}/statm"), &mut buffer)?).ok()?;
-    let pages: u64 = text.split_ascii_whitespace().nth(2)?.parse().ok()?;
+/// `/proc/<pid>/statm` has seven numbers.
+const STATM: usize = 256;
+
+fn statm_of(pid: u32) -> String {
+    format!("/proc/{pid}/statm")
+}
+
+/// The third number: resident memory that belongs to files or is shared, in bytes.
+fn shared_in(statm: &[u8]) -> Option<u64> {
+    let pages: u64 = std::str::from_utf8(statm).ok()?.split_ascii_whitespace().nth(2)?.parse().ok()?;
     Some(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::ceiling::in_force;
-use super::process::{self, Stat, StatFile};
+use super::process::{self, Followed, Measured, Stat};
 use super::programs;
 use super::size::Size;
 use crate::job::group::Group;
@@ -26,7 +26,7 @@ const LOOKS_AT_NEW: u8 = 32;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
 /// Processes of which a file is kept open.
-const FILES_AT_MOST: usize = 64;
+const FOLLOWED_AT_MOST: usize = 64;
 /// Runs without the ceiling that are told one by one.
 const TOLD_AT_MOST: usize = 10;
 
@@ -165,7 +165,7 @@ pub(super) struct Eye {
     /// What was seen.
     pub(super) proof: Proof,
     /// The processes of the last walk.
-    pub(super) seen: HashMap<u32, Stat>,
+    pub(super) seen: HashMap<u32, Measured>,
     own: u32,
     source: Source,
     starts: process::LastStarted,
@@ -178,8 +178,8 @@ pub(super) struct Eye {
     live: HashMap<u32, (u64, Vec<u8>)>,
     /// Processes that are no GHC, by start and name: a new program has a new name.
     others: HashMap<u32, (u64, String)>,
-    /// Files of the processes of the last walk.
-    files: HashMap<u32, StatFile>,
+    /// The processes of the last walk, with their files.
+    followed: HashMap<u32, Followed>,
     /// The lists of members of the group and of its leaf `steps`, if there are such.
     members: [Option<File>; 2],
     buffer: Vec<u8>,
@@ -201,7 +201,7 @@ impl Eye {
             new: HashMap::new(),
             live: HashMap::new(),
             others: HashMap::new(),
-            files: HashMap::new(),
+            followed: HashMap::new(),
             members: [None, None],
             buffer: Vec::new(),
         }
@@ -280,21 +280,21 @@ impl Eye {
         self.seen.clear();
         for pid in pids {
             if pid != self.own
-                && let Some(stat) = self.stat(pid)
+                && let Some(measured) = self.measured(pid)
             {
-                self.seen.insert(pid, stat);
+                self.seen.insert(pid, measured);
             }
         }
         let seen = &self.seen;
-        self.files.retain(|pid, _| seen.contains_key(pid));
+        self.followed.retain(|pid, _| seen.contains_key(pid));
         let seen = std::mem::take(&mut self.seen);
-        let lives = |pid: &u32, start: u64| seen.get(pid).is_some_and(|stat| stat.start == start);
+        let lives = |pid: &u32, start: u64| seen.get(pid).is_some_and(|seen| seen.stat.start == start);
         self.live.retain(|pid, (start, _)| lives(pid, *start));
         self.others.retain(|pid, (start, _)| lives(pid, *start));
         self.seen = seen;
         let pids: Vec<u32> = self.seen.keys().copied().collect();
         for pid in pids {
-            let Some(stat) = self.seen.get(&pid).cloned() else { continue };
+            let Some(stat) = self.seen.get(&pid).map(|seen| seen.stat.clone()) else { continue };
             let settled = self.consider(pid, &stat, true);
             // What was started before the watch may be on its way to becoming GHC, and counts as new no more.
             if first && !settled {
@@ -304,18 +304,18 @@ impl Eye {
     }
 
     /// Looks at a process by the file that is open, or opens it.
-    fn stat(&mut self, pid: u32) -> Option<Stat> {
-        if let Some(stat) = self.files.get(&pid).and_then(StatFile::get) {
-            return Some(stat);
+    fn measured(&mut self, pid: u32) -> Option<Measured> {
+        if let Some(measured) = self.followed.get_mut(&pid).and_then(Followed::look) {
+            return Some(measured.clone());
         }
-        self.files.remove(&pid);
-        if self.files.len() >= FILES_AT_MOST {
-            return process::stat(pid);
+        self.followed.remove(&pid);
+        if self.followed.len() >= FOLLOWED_AT_MOST {
+            return process::measured(pid);
         }
-        let file = StatFile::open(pid)?;
-        let stat = file.get()?;
-        self.files.insert(pid, file);
-        Some(stat)
+        let mut followed = Followed::open(pid)?;
+        let measured = followed.look()?.clone();
+        self.followed.insert(pid, followed);
+        Some(measured)
     }
 
     /// Takes a process into the proof if it is a GHC of ours; whether there is nothing more to wait for.
@@ -384,7 +384,7 @@ impl Eye {
                 return true;
             }
             let next = match self.seen.get(&parent).filter(|_| known) {
-                Some(stat) => Some(stat.parent),
+                Some(seen) => Some(seen.stat.parent),
                 None => process::stat(parent).map(|stat| stat.parent),
             };
             let Some(next) = next else { return false };

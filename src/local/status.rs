@@ -144,9 +144,8 @@ fn bars(samples: &[u64]) -> String {
 fn resident() -> u64 {
     let pids = process::descendants(std::process::id()).unwrap_or_default();
     let (mut own, mut most) = (0, 0);
-    for stat in pids.iter().filter_map(|pid| Some((*pid, process::stat(*pid)?))) {
-        let shared = process::shared(stat.0).unwrap_or(0).min(stat.1.resident);
-        own += stat.1.resident - shared;
+    for process::Measured { stat, shared } in pids.into_iter().filter_map(process::measured) {
+        own += stat.resident - shared;
         most = shared.max(most);
     }
     own + most
