@@ -10,7 +10,8 @@
 //! - `repositories`: those that were pushed to.
 //!
 //! And in `sources`, one file each: a source, by its inode, length and times, to the image it became, so that a push
-//! again opens no archive.
+//! again opens no archive; and in `last` a repository to the image that was pushed there last, so that one question tells of
+//! all its blobs.
 //!
 //! What cannot be read counts as absent; a cache that cannot be written costs only time.
 
@@ -52,13 +53,25 @@ pub struct Remembered {
     pub layers: Vec<LayerReport>,
 }
 
+/// The image that was pushed to a repository last.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Last {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Layers and configuration.
+    pub blobs: Vec<Digest>,
+}
+
+/// Folders of the cache.
+const SOURCES: &str = "sources";
+const LAST: &str = "last";
 /// The longest source that is read, in bytes. An image of 100 layers takes about 60 KB, and a fifth of it on disk.
 const MAX_SOURCE: u64 = 8 << 20;
 /// A source's zstd window is no longer than the source.
 const MAX_WINDOW_LOG: u32 = 23;
 /// zstd's own default.
 const LEVEL: i32 = 3;
-/// Above this number the older half of the sources goes.
+/// Above this number the older half of a folder goes.
 const MAX_SOURCES: usize = 400;
 /// Repositories that are remembered for a blob.
 const MAX_PLACES: usize = 4;
@@ -114,7 +127,29 @@ impl Cache {
     /// What a source became.
     #[must_use]
     pub fn source(&self, key: &Digest) -> Option<Remembered> {
-        let file = std::fs::File::open(self.directory.as_ref()?.join("sources").join(key.hex())).ok()?;
+        self.read(SOURCES, key)
+    }
+
+    /// Remembers it.
+    pub fn put_source(&self, key: &Digest, remembered: &Remembered) {
+        self.write(SOURCES, key, remembered);
+    }
+
+    /// What was pushed to a repository last.
+    #[must_use]
+    pub fn last(&self, repository: &Repository) -> Option<Last> {
+        self.read(LAST, &Digest::of(repository.to_string().as_bytes()))
+    }
+
+    /// Remembers it.
+    pub fn put_last(&self, repository: &Repository, last: &Last) {
+        if self.last(repository).as_ref() != Some(last) {
+            self.write(LAST, &Digest::of(repository.to_string().as_bytes()), last);
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, folder: &str, key: &Digest) -> Option<T> {
+        let file = std::fs::File::open(self.directory.as_ref()?.join(folder).join(key.hex())).ok()?;
         let mut file = zstd::stream::read::Decoder::new(file).ok()?;
         file.window_log_max(MAX_WINDOW_LOG).ok()?;
         let mut bytes = Vec::new();
@@ -122,16 +157,16 @@ impl Cache {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Remembers it. Two pushes at once are no matter: the file is put in place whole.
-    pub fn put_source(&self, key: &Digest, remembered: &Remembered) {
-        let Some(directory) = self.directory.as_ref().map(|directory| directory.join("sources")) else {
+    /// Two pushes at once are no matter: the file is put in place whole.
+    fn write(&self, folder: &str, key: &Digest, value: &impl serde::Serialize) {
+        let Some(directory) = self.directory.as_ref().map(|directory| directory.join(folder)) else {
             return;
         };
         let written = (|| {
             std::fs::create_dir_all(&directory)?;
             let mut file = tempfile::NamedTempFile::new_in(&directory)?;
             // The same digests stand in it several times.
-            file.write_all(&zstd::bulk::compress(&serde_json::to_vec(remembered)?, LEVEL)?)?;
+            file.write_all(&zstd::bulk::compress(&serde_json::to_vec(value)?, LEVEL)?)?;
             file.persist(directory.join(key.hex()))?;
             trim(&directory);
             Ok::<(), std::io::Error>(())
@@ -191,7 +226,7 @@ impl Cache {
     }
 }
 
-/// Forgets the older half of the sources where there are too many.
+/// Forgets the older half where there are too many.
 fn trim(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

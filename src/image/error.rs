@@ -117,4 +117,9 @@ impl Error {
     pub(super) fn lie(path: &Path, what: impl Into<String>) -> Self {
         Self::Lie { path: path.to_owned(), what: what.into() }
     }
+
+    /// A thread that read the source is gone, which only a fault of this program can bring about.
+    pub(super) fn stopped(path: &Path) -> Self {
+        Self::lie(path, "its reader stopped")
+    }
 }

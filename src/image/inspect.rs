@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -88,6 +89,9 @@ impl Inspection {
             true => image.anatomy()?.ok(),
             false => None,
         };
+        if anatomy.is_some() {
+            image.check_whole(&AtomicBool::new(false))?;
+        }
         let known = |diff_id: Option<&Digest>| {
             diff_id.and_then(|id| cache.get(id, Method::Gzip.scheme())).map(|packed| packed.digest)
         };

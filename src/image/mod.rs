@@ -4,10 +4,11 @@
 //! it, [`relayer`] splits the one layer of a Nix image by store paths, [`layer`] reads one layer once (hash, compress,
 //! hash) as a stream of chunks, and [`push`] hands those chunks to the [`registry`] client, the manifest last; [`stream`]
 //! does the same with what can be read only once. [`node`] brings an image over SSH to a cluster
-//! that cannot pull. What was learned is remembered in [`cache`]. [`prune`] removes old tags, through Gitea's packages API or the registry's own. Nothing here knows of
-//! terminals: what happens is told through [`push::Event`] and the reports.
+//! that cannot pull. What was learned is remembered in [`cache`]. [`prune`] removes old tags, through Gitea's packages API
+//! or the registry's own. Nothing here knows of terminals: what happens is told through [`push::Event`] and the reports.
 
 pub mod cache;
+mod check;
 pub mod compress;
 pub mod digest;
 pub mod doctor;
@@ -15,6 +16,7 @@ pub mod error;
 mod facts;
 pub mod inspect;
 pub mod layer;
+mod manifest;
 pub mod node;
 pub mod prune;
 pub mod push;

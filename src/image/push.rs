@@ -1,23 +1,29 @@
 //! A push: what the registry lacks is read, compressed and sent, several layers at a time; the configuration next,
 //! the manifest last.
+//!
+//! What the registry has is asked as seldom as can be: a repository that still has the image of the last push has its
+//! blobs, which one question tells while the source is being read. The registry itself looks at all of them when it is given
+//! the manifest; if it lacks one after all, it is asked for each.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::cache::{Cache, Remembered};
+use super::cache::{Cache, Last, Remembered};
+use super::check::Check;
 use super::compress::{Method, Pool};
 use super::layer::{Packed, Packing, Work};
 use super::registry::{Registry, Sent};
 use super::relayer::{self, Part};
 use super::report::{Layer as LayerReport, Push as Report, State};
-use super::source::{Anatomy, Codec, Image, Layer, MAX_DOCUMENT, Manifest, Stored};
-use super::{Digest, Error};
-use futures_util::future::try_join_all;
+use super::source::{Anatomy, Image, Layer, Manifest, Stored, Sweep, Swept};
+use super::{Digest, Error, manifest};
+use futures_util::future::{join, try_join, try_join_all};
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 /// What is to be pushed where, and how.
@@ -93,36 +99,12 @@ pub enum Event<'a> {
     },
 }
 
-const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Names layers in the cache that were gzip'd by whoever wrote the source.
 const STORED: &str = "stored";
 /// Layers that are read and sent at the same time, where the source allows it.
 const LANES: usize = 3;
 /// Questions to the registry at the same time.
 const QUESTIONS: usize = 8;
-
-#[derive(serde::Serialize)]
-struct ManifestJson<'a> {
-    #[serde(rename = "schemaVersion")]
-    schema_version: u32,
-    #[serde(rename = "mediaType")]
-    media_type: &'a str,
-    config: DescriptorJson<'a>,
-    layers: Vec<DescriptorJson<'a>>,
-}
-
-#[derive(serde::Serialize)]
-struct DescriptorJson<'a> {
-    #[serde(rename = "mediaType")]
-    media_type: Cow<'a, str>,
-    size: u64,
-    digest: &'a Digest,
-}
 
 /// A layer of the pushed image.
 struct Job {
@@ -155,21 +137,20 @@ impl Push<'_> {
     ) -> Result<Option<Report>, Error> {
         let began = Instant::now();
         let Some(known) = self.cache.source(key).filter(|_| !self.settings.verify) else { return Ok(None) };
-        let mut blobs: Vec<Digest> = known.layers.iter().filter_map(|layer| layer.digest.clone()).collect();
-        if blobs.len() != known.layers.len() {
+        let manifest = Manifest { media_type: known.media_type, bytes: known.manifest.into_bytes() };
+        if !self.registry.has_manifest(&Digest::of(&manifest.bytes)).await? {
             return Ok(None);
         }
-        blobs.push(Digest::of(known.config.as_bytes()));
-        if self.present(blobs.iter().map(Some)).await?.contains(&false) {
-            return Ok(None);
+        if !self.settings.dry_run {
+            match self.tag(&manifest, &known.layers, known.config.as_bytes()).await {
+                // It lacks a blob, whatever it said. All of them are looked at then.
+                Err(Error::Answer { .. }) => return Ok(None),
+                tagged => tagged?,
+            }
         }
         let of = Some(known.layers.len());
         for (index, layer) in known.layers.iter().enumerate() {
             events(Event::Done { index, of, layer });
-        }
-        let manifest = Manifest { media_type: known.media_type, bytes: known.manifest.into_bytes() };
-        if !self.settings.dry_run {
-            self.tag(&manifest).await?;
         }
         let size =
             known.layers.iter().filter_map(|layer| layer.size).sum::<u64>() + known.config.len() as u64;
@@ -187,36 +168,85 @@ impl Push<'_> {
         events: &dyn Fn(Event<'_>),
     ) -> Result<Report, Error> {
         let began = Instant::now();
-        let (jobs, anatomy) = self.jobs(image)?;
-        let present = self.present(jobs.iter().map(|job| job.known.as_ref().map(|k| &k.digest))).await?;
+        let is_looked_into = match self.settings.layering {
+            Layering::Keep => false,
+            Layering::Auto => image.layers.len() == 1,
+            Layering::StorePaths => true,
+        };
+        let start_check = || is_looked_into.then(|| Check::start(image));
+        let check = start_check();
+        let (anatomy, known) = join(self.anatomy(image, is_looked_into), self.known()).await;
+        let anatomy = anatomy?;
+        // What is not split is hashed on its way.
+        let check = check.filter(|_| anatomy.is_some());
+        let jobs = self.jobs(image, anatomy.as_ref());
+        let own = image.manifest.as_ref().filter(|_| anatomy.is_none());
+        let finish = async |done: Vec<Option<Done>>, check: Option<Check>| {
+            let config = match &anatomy {
+                None => image.config.clone(),
+                Some(_) => split_configuration(image, &jobs, &done)?,
+            };
+            self.finish(image.path(), &config, own, done, check, key, began).await
+        };
+        let done = self.layers(image, &jobs, &known, events).await?;
+        match finish(done, check).await {
+            // It has the last image and lacks one of its blobs.
+            Err(Error::Answer { .. }) if !known.is_empty() => {
+                // The check may have ended with the answer.
+                let check = start_check().filter(|_| anatomy.is_some());
+                finish(self.layers(image, &jobs, &HashSet::new(), events).await?, check).await
+            }
+            result => result,
+        }
+    }
+
+    /// Sees to it that the registry has these layers. It has those that are known.
+    async fn layers(
+        &self,
+        image: &Image,
+        jobs: &[Job],
+        known: &HashSet<Digest>,
+        events: &dyn Fn(Event<'_>),
+    ) -> Result<Vec<Option<Done>>, Error> {
+        let present = jobs.iter().map(|job| job.known.as_ref().map(|known| &known.digest));
+        let present = self.present(present, known).await?;
         let total =
             jobs.iter().zip(&present).filter(|(_, p)| !**p).map(|(job, _)| job.layer.stored_size).sum();
         events(Event::Begin { total });
-        let mut done = self.send(image, &jobs, &present, events).await?;
-        self.share(&jobs, &mut done);
-        let config = match &anatomy {
-            None => image.config.clone(),
-            Some(_) => {
-                let diff_ids: Vec<Digest> =
-                    done.iter().flatten().filter_map(|done| done.diff_id.clone()).collect();
-                let parts: Vec<Part> = jobs.iter().filter_map(|job| job.part.clone()).collect();
-                relayer::configuration(&image.config, &parts, &diff_ids)
-                    .map_err(|why| Error::lie(image.path(), why))?
+        let mut done = self.send(image, jobs, &present, events).await?;
+        self.share(jobs, &mut done);
+        Ok(done)
+    }
+
+    /// Blobs that the repository has: those of the image that was pushed last, if it still has that.
+    async fn known(&self) -> HashSet<Digest> {
+        let last = self.cache.last(self.registry.repository()).filter(|_| !self.settings.verify);
+        match last {
+            Some(last) if matches!(self.registry.has_manifest(&last.manifest).await, Ok(true)) => {
+                last.blobs.into_iter().collect()
             }
-        };
-        let own = image.manifest.as_ref().filter(|_| anatomy.is_none());
-        self.finish(image.path(), &config, own, done, key, began).await
+            _ => HashSet::new(),
+        }
+    }
+
+    /// What the layer holds that is to be split, if one is.
+    async fn anatomy(&self, image: &Image, is_looked_into: bool) -> Result<Option<Anatomy>, Error> {
+        if !is_looked_into {
+            return Ok(None);
+        }
+        // All of the image may have to be read for it.
+        let own = image.clone();
+        let anatomy = tokio::task::spawn_blocking(move || own.anatomy()).await;
+        match anatomy.map_err(|_| Error::stopped(image.path()))?? {
+            Ok(anatomy) => Ok(Some(anatomy)),
+            Err(why) if self.settings.layering == Layering::StorePaths => Err(relayer::cannot(image, &why)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The layers of the image to be, lowest first.
-    fn jobs(&self, image: &Image) -> Result<(Vec<Job>, Option<Anatomy>), Error> {
+    fn jobs(&self, image: &Image, anatomy: Option<&Anatomy>) -> Vec<Job> {
         let scheme = self.settings.method.scheme();
-        let anatomy = match self.settings.layering {
-            Layering::Keep => None,
-            Layering::Auto if image.layers.len() != 1 => None,
-            Layering::Auto => image.anatomy()?.ok(),
-            Layering::StorePaths => Some(image.anatomy()?.map_err(|why| relayer::cannot(image, &why))?),
-        };
         let Some(anatomy) = anatomy else {
             let jobs = image.layers.iter().map(|layer| {
                 let known = match &layer.digest {
@@ -227,21 +257,26 @@ impl Push<'_> {
                 };
                 Job { layer: layer.clone(), part: None, known, diff_id: layer.diff_id.clone() }
             });
-            return Ok((jobs.collect(), None));
+            return jobs.collect();
         };
-        let parts = relayer::plan(&anatomy, &image.config, self.settings.max_layers);
+        let parts = relayer::plan(anatomy, &image.config, self.settings.max_layers);
         let jobs = parts.into_iter().filter_map(|part| {
-            let layer = image.piece(&anatomy, &part)?;
+            let layer = image.piece(anatomy, &part)?;
             let diff_id = self.cache.part(&part.content);
             let known = diff_id.as_ref().and_then(|diff_id| self.cache.get(diff_id, scheme));
             Some(Job { layer, part: Some(part), known, diff_id })
         });
-        Ok((jobs.collect(), Some(anatomy)))
+        jobs.collect()
     }
 
-    /// Which of these blobs the repository has. What is not known is not there.
-    async fn present<'d>(&self, blobs: impl Iterator<Item = Option<&'d Digest>>) -> Result<Vec<bool>, Error> {
+    /// Which of these blobs the repository has. What has no name yet is not there.
+    async fn present<'d>(
+        &self,
+        blobs: impl Iterator<Item = Option<&'d Digest>>,
+        known: &HashSet<Digest>,
+    ) -> Result<Vec<bool>, Error> {
         let ask = async |digest: Option<&Digest>| match digest {
+            Some(digest) if known.contains(digest) => Ok(true),
             Some(digest) => self.registry.has_blob(digest).await,
             None => Ok(false),
         };
@@ -279,25 +314,54 @@ impl Push<'_> {
         }
         if !missing.is_empty() {
             let pool = Pool::start().map_err(|error| Error::io(image.path(), error))?;
-            let lanes = lanes(image, jobs, missing);
-            let queues: Vec<RefCell<VecDeque<usize>>> = lanes.into_iter().map(RefCell::new).collect();
-            let workers = (0..LANES.max(queues.len())).filter_map(|at| match queues.len() {
-                // Any lane takes the next.
-                1 if image.is_random_access() => Some(&queues[0]),
-                _ => queues.get(at),
-            });
-            let (pool, tell) = (&pool, &tell);
-            let work = workers.map(async |queue| {
+            let missing_layers = missing.iter().map(|at| (*at, &jobs[*at].layer));
+            let mut left = missing.clone();
+            if let Some(sweep) = image.sweep(missing_layers)? {
+                left = self.sweep(sweep, image, jobs, &pool, events, &tell).await?;
+            }
+            // Large ones first.
+            left.sort_by_key(|at| std::cmp::Reverse(jobs[*at].layer.stored_size));
+            let queue: RefCell<VecDeque<usize>> = RefCell::new(left.into());
+            let (pool, tell, queue) = (&pool, &tell, &queue);
+            let work = (0..LANES).map(async |_| {
                 loop {
                     let next = queue.borrow_mut().pop_front();
                     let Some(index) = next else { return Ok::<(), Error>(()) };
-                    let done = self.one(image, index, &jobs[index], pool, events).await?;
-                    tell(index, done);
+                    tell(index, self.one(image, index, &jobs[index], pool, None, events).await?);
                 }
             });
             try_join_all(work).await?;
         }
         Ok(results.into_inner())
+    }
+
+    /// Sends layers of a compressed archive as they come. Gives back those that have to be read by themselves.
+    async fn sweep(
+        &self,
+        mut sweep: Sweep,
+        image: &Image,
+        jobs: &[Job],
+        pool: &Arc<Pool>,
+        events: &dyn Fn(Event<'_>),
+        tell: &dyn Fn(usize, Done),
+    ) -> Result<Vec<usize>, Error> {
+        let (mut running, mut left, mut is_over) = (FuturesUnordered::new(), Vec::new(), false);
+        while !is_over || !running.is_empty() {
+            tokio::select! {
+                swept = sweep.next(), if !is_over => match swept {
+                    Some(Swept::Layer(index, reader)) => running.push(async move {
+                        (index, self.one(image, index, &jobs[index], pool, Some(reader), events).await)
+                    }),
+                    Some(Swept::Later(index)) => left.push(index),
+                    None => is_over = true,
+                },
+                Some((index, done)) = running.next() => {
+                    tell(index, done?);
+                    sweep.done();
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// Gives layers that stand in the image more than once what the first of them got.
@@ -318,20 +382,24 @@ impl Push<'_> {
         }
     }
 
+    /// Sends one layer, the first time from `reader` if there is one.
     async fn one(
         &self,
         image: &Image,
         index: usize,
         job: &Job,
         pool: &Arc<Pool>,
+        reader: Option<Box<dyn Read + Send>>,
         events: &dyn Fn(Event<'_>),
     ) -> Result<Done, Error> {
         let began = Instant::now();
         // What is in a cache was true once; the source says what is true now.
         let diff_id = job.layer.diff_id.clone();
+        let once = Mutex::new(reader);
         let start = |skip| {
+            let reader = once.lock().unwrap_or_else(PoisonError::into_inner).take();
             Packing::start(Work {
-                reader: image.read_layer(&job.layer)?,
+                reader: reader.map_or_else(|| image.read_layer(&job.layer), Ok)?,
                 path: image.path().to_owned(),
                 stored: job.layer.stored,
                 diff_id: diff_id.clone(),
@@ -381,20 +449,35 @@ impl Push<'_> {
         Done { packed, diff_id, report, stored: job.layer.stored }
     }
 
-    /// Configuration, manifest and tags, once all layers are there.
+    /// Configuration, manifest and tags, once all layers are there and what is still being checked is well.
+    #[expect(clippy::too_many_arguments, reason = "all that was learned of an image by now")]
     pub(super) async fn finish(
         &self,
         path: &Path,
         config: &[u8],
         own: Option<&Manifest>,
         done: Vec<Option<Done>>,
+        check: Option<Check>,
         key: Option<&Digest>,
         began: Instant,
     ) -> Result<Report, Error> {
+        let checked = async {
+            match check {
+                Some(check) => check.end(path).await,
+                None => Ok(()),
+            }
+        };
+        let sent = async {
+            match self.settings.dry_run {
+                true => Ok(Sent::Kept),
+                false => Ok(self.registry.push_bytes(config).await?.1),
+            }
+        };
         let count = done.len();
         let done: Vec<Done> = done.into_iter().flatten().collect();
         let packed: Vec<&Packed> = done.iter().filter_map(|done| done.packed.as_ref()).collect();
         let layers: Vec<LayerReport> = done.iter().map(|done| done.report.clone()).collect();
+        let (config_sent, ()) = try_join(sent, checked).await?;
         // A dry run may not know what the layers will be.
         if packed.len() != count {
             let unknown = Manifest { media_type: String::new(), bytes: Vec::new() };
@@ -404,16 +487,16 @@ impl Push<'_> {
         }
         let manifest = match own {
             Some(manifest) => manifest.clone(),
-            None => self.manifest(path, config, &done)?,
+            None => manifest::write(path, config, &done, self.settings.method)?,
         };
         let size = packed.iter().map(|packed| packed.size).sum::<u64>() + config.len() as u64;
         let mut uploaded: u64 =
             layers.iter().filter(|layer| layer.state == State::Sent).filter_map(|l| l.size).sum();
         if !self.settings.dry_run {
-            if self.registry.push_bytes(config).await?.1 == Sent::Sent {
+            if config_sent == Sent::Sent {
                 uploaded += config.len() as u64;
             }
-            self.tag(&manifest).await?;
+            self.tag(&manifest, &layers, config).await?;
             if let (Some(key), Ok(config), Ok(text)) =
                 (key, String::from_utf8(config.to_vec()), String::from_utf8(manifest.bytes.clone()))
             {
@@ -431,10 +514,14 @@ impl Push<'_> {
         Ok(self.report(&manifest, size, uploaded, layers, began))
     }
 
-    async fn tag(&self, manifest: &Manifest) -> Result<(), Error> {
+    async fn tag(&self, manifest: &Manifest, layers: &[LayerReport], config: &[u8]) -> Result<(), Error> {
         for tag in self.tags {
             self.registry.push_manifest(tag, &manifest.media_type, &manifest.bytes).await?;
         }
+        let mut blobs: Vec<Digest> = layers.iter().filter_map(|layer| layer.digest.clone()).collect();
+        blobs.push(Digest::of(config));
+        let last = Last { manifest: Digest::of(&manifest.bytes), blobs };
+        self.cache.put_last(self.registry.repository(), &last);
         Ok(())
     }
 
@@ -458,48 +545,17 @@ impl Push<'_> {
         }
     }
 
-    /// A manifest of Docker's kind where all layers are gzip'd, of OCI's kind where not: Docker's knows nothing else.
-    fn manifest(&self, path: &Path, config: &[u8], layers: &[Done]) -> Result<Manifest, Error> {
-        let method = self.settings.method;
-        // How a layer is compressed in the registry, as the last part of its media type.
-        let packing = |layer: &Done| match (layer.stored, method) {
-            (Stored::Packed(Codec::Zstd), _) | (Stored::Plain, Method::Zstd) => "+zstd",
-            (Stored::Plain, Method::None) => "",
-            _ => "+gzip",
-        };
-        let docker = layers.iter().all(|layer| packing(layer) == "+gzip");
-        let layer_type = |layer: &Done| match docker {
-            true => DOCKER_LAYER.to_owned(),
-            false => format!("{OCI_LAYER}{}", packing(layer)),
-        };
-        let media_type = if docker { DOCKER_MANIFEST } else { OCI_MANIFEST };
-        let digest = Digest::of(config);
-        let layers = layers.iter().filter_map(|layer| {
-            let packed = layer.packed.as_ref()?;
-            let media_type = layer_type(layer).into();
-            Some(DescriptorJson { media_type, size: packed.size, digest: &packed.digest })
-        });
-        let manifest = ManifestJson {
-            schema_version: 2,
-            media_type,
-            config: DescriptorJson {
-                media_type: if docker { DOCKER_CONFIG } else { OCI_CONFIG }.into(),
-                size: config.len() as u64,
-                digest: &digest,
-            },
-            layers: layers.collect(),
-        };
-        let bytes = serde_json::to_vec(&manifest).map_err(|error| Error::lie(path, error.to_string()))?;
-        if bytes.len() as u64 > MAX_DOCUMENT {
-            return Err(Error::lie(path, "the manifest would be larger than registries take"));
-        }
-        Ok(Manifest { media_type: media_type.to_owned(), bytes })
-    }
-
     /// Under what name the cache has what became of a layer.
     pub(super) fn scheme(&self, stored: Stored) -> &'static str {
         if stored == Stored::Plain { self.settings.method.scheme() } else { STORED }
     }
+}
+
+/// The configuration of an image whose layer was split.
+fn split_configuration(image: &Image, jobs: &[Job], done: &[Option<Done>]) -> Result<Vec<u8>, Error> {
+    let diff_ids: Vec<Digest> = done.iter().flatten().filter_map(|done| done.diff_id.clone()).collect();
+    let parts: Vec<Part> = jobs.iter().filter_map(|job| job.part.clone()).collect();
+    relayer::configuration(&image.config, &parts, &diff_ids).map_err(|why| Error::lie(image.path(), why))
 }
 
 pub(super) fn state(sent: Sent) -> State {
@@ -508,18 +564,4 @@ pub(super) fn state(sent: Sent) -> State {
         Sent::Mounted => State::Mounted,
         Sent::Sent => State::Sent,
     }
-}
-
-/// Who sends which layer. Of a file that can be read anywhere: one queue for all, large ones first. Of a compressed
-/// one, which is read from the front: what stands together in one queue, what is picked from all over in another, so
-/// that each goes through the archive once.
-fn lanes(image: &Image, jobs: &[Job], mut missing: Vec<usize>) -> Vec<VecDeque<usize>> {
-    if image.is_random_access() {
-        missing.sort_by_key(|at| std::cmp::Reverse(jobs[*at].layer.stored_size));
-        return vec![missing.into()];
-    }
-    missing.sort_by_key(|at| image.position(&jobs[*at].layer));
-    let is_picked = |at: &usize| jobs[*at].part.as_ref().is_some_and(|part| part.grouped);
-    let (picked, together): (Vec<usize>, Vec<usize>) = missing.into_iter().partition(is_picked);
-    vec![together.into(), picked.into()]
 }

@@ -190,7 +190,7 @@ impl Push<'_> {
             }
         }
         drop(asked);
-        let image = told.await.unwrap_or_else(|_| Err(Error::lie(path, "the reader stopped")));
+        let image = told.await.unwrap_or_else(|_| Err(Error::stopped(path)));
         // By now it has either written all or its output is closed.
         let status = child.as_mut().map(Child::wait).transpose().map_err(|error| Error::io(path, error))?;
         // A script that failed is the cause of whatever is wrong with what it wrote. One that a closed pipe ended was
@@ -240,7 +240,7 @@ impl Push<'_> {
             Ok(Some(done))
         });
         let done: Vec<Option<Done>> = done.collect::<Result<_, Error>>()?;
-        self.finish(path, &image.config, own, done, None, began).await
+        self.finish(path, &image.config, own, done, None, None, began).await
     }
 
     /// One layer of a stream.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::front::{Do, Front};
-use crate::parts::{DockerRegistry, Sower, TestImage, TokenService, basic};
+use crate::parts::{DockerRegistry, Sower, TestImage, TokenService, basic, gzip};
 use crate::split::{nix_image, unpacked};
 use crate::{PASSWORD, pulled, tags, user};
 
@@ -222,6 +222,57 @@ fn a_blob_that_arrives_damaged_is_sent_again() {
     sower.image(&["push", "image.tar", &to, "--plain-http"]).well();
     assert_eq!(front.count("PATCH", ""), 2);
     assert_eq!(pulled(&format!("{}/shop/app:t", registry.address)).1, image.layers);
+}
+
+/// A registry that has an image is taken to have its layers, and asked for them no more.
+#[test]
+fn a_layer_that_is_gone_though_its_image_is_there_is_sent_again() {
+    let registry = DockerRegistry::start("");
+    let front = Front::start(Some(registry.address), |_| Do::Pass);
+    let to = format!("{}/shop/app:t", front.address);
+    let sower = Sower::new();
+    nix_image("one").write(&sower.path("one.tar"));
+    let first = sower.image(&["push", "one.tar", &to, "--plain-http", "--json"]).well().json();
+    let asked = || front.count("HEAD", "/blobs/");
+    let (before, image) = (asked(), nix_image("two"));
+    image.write(&sower.path("two.tar"));
+    sower.image(&["push", "two.tar", &to, "--plain-http"]).well();
+    assert_eq!(asked(), before + 1, "the configuration");
+
+    let layers = first["layers"].as_array().unwrap();
+    let lost = layers[0]["digest"].as_str().unwrap();
+    registry.lose("shop/app", lost);
+    let image = nix_image("three");
+    image.write(&sower.path("three.tar"));
+    let push = sower.image(&["push", "three.tar", &to, "--plain-http", "--json"]).well().json();
+    assert_eq!((&push["layers"][0]["digest"], &push["layers"][0]["state"]), (&lost.into(), &"sent".into()));
+    assert_eq!(unpacked(&pulled(&format!("{}/shop/app:t", registry.address)).1), unpacked(&image.layers));
+    // Nor is the image believed in that was pushed with it before.
+    registry.lose("shop/app", lost);
+    let push = sower.image(&["push", "one.tar", &to, "--plain-http", "--json"]).well().json();
+    assert_eq!(push["layers"][0]["state"], "sent", "{push:#}");
+}
+
+#[test]
+fn a_compressed_archive_gets_through_cuts_in_any_of_its_layers() {
+    let registry = DockerRegistry::start("");
+    let image = nix_image("one");
+    let archive = gzip(&image.archive());
+    for every in [2, 5, 11] {
+        let count = AtomicUsize::new(0);
+        let front = Front::start(Some(registry.address), move |seen| {
+            let patches = if seen.method == "PATCH" { count.fetch_add(1, Ordering::SeqCst) } else { 1 };
+            // Four cuts in all: a layer that meets each of them is sent the fifth time.
+            let now = patches % every == 0 && patches < 4 * every;
+            if now { Do::CutAfter(500) } else { Do::Pass }
+        });
+        let sower = Sower::new();
+        std::fs::write(sower.path("image.tar.gz"), &archive).unwrap();
+        let name = format!("shop/every{every}:t");
+        sower.image(&["push", "image.tar.gz", &format!("{}/{name}", front.address), "--plain-http"]).well();
+        let (_, layers) = pulled(&format!("{}/{name}", registry.address));
+        assert_eq!(unpacked(&layers), unpacked(&image.layers), "{every}");
+    }
 }
 
 #[test]

@@ -92,6 +92,13 @@ impl DockerRegistry {
         }
     }
 
+    /// Has it lose a blob of a repository, as its `DELETE` does; images that need it stay.
+    pub(crate) fn lose(&self, repository: &str, digest: &str) {
+        let (_, hex) = digest.split_once(':').unwrap();
+        let data = self.directory.path().join("data/docker/registry/v2/repositories");
+        std::fs::remove_dir_all(data.join(repository).join("_layers/sha256").join(hex)).unwrap();
+    }
+
     /// Kills it and starts it again on the same files.
     pub(crate) fn restart(&mut self) {
         let _ = self.child.kill();

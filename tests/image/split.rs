@@ -287,6 +287,32 @@ fn layers_are_kept_when_asked_and_split_only_when_they_can_be() {
     assert!(unpacked(&layers[..1]).keys().any(|name| name.contains(".wh.")), "whiteouts are at the bottom");
 }
 
+/// No writer makes such a tar, but one may: all layers are open until the end.
+#[test]
+fn paths_whose_files_lie_among_each_others_are_told_apart_in_a_compressed_archive_too() {
+    let registry = DockerRegistry::start("");
+    let mut layer = Layer::new();
+    let paths: Vec<String> = (0..12).map(|n| store_name(&format!("p{n}"), &format!("p-{n}"))).collect();
+    for round in 0..5 {
+        for (n, path) in paths.iter().enumerate() {
+            layer.file(&format!("nix/store/{path}/file{round}"), &content(100 * round + n as u32, 40_000));
+        }
+    }
+    let image = TestImage { layers: vec![layer.finish()], created: "2026-01-01T00:00:00Z".to_owned() };
+    let plain = image.archive();
+    let mut digests = Vec::new();
+    for (name, bytes) in [("plain.tar", plain.clone()), ("packed.tar.gz", gzip(&plain))] {
+        let sower = Sower::new();
+        std::fs::write(sower.path(name), bytes).unwrap();
+        let to = format!("{}/shop/{}:t", registry.address, &name[..5]);
+        let push = sower.image(&["push", name, &to, "--plain-http", "--json"]).well().json();
+        assert_eq!(push["layers"].as_array().unwrap().len(), 12, "{push:#}");
+        assert_eq!(unpacked(&pulled(&to).1), unpacked(&image.layers), "{name}");
+        digests.push(push["digest"].clone());
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
 #[test]
 fn a_layer_that_lies_is_found_out_when_it_is_split_too() {
     let registry = DockerRegistry::start("");

@@ -55,10 +55,21 @@ impl Registry {
     /// # Errors
     /// When the registry does not say.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
-        let what = "looking for a blob";
-        let target = self.own(&format!("blobs/{digest}"));
+        self.has("looking for a blob", &format!("blobs/{digest}"), "*/*").await
+    }
+
+    /// Whether the repository has a manifest. A registry keeps the blobs of one that it has.
+    ///
+    /// # Errors
+    /// When the registry does not say.
+    pub async fn has_manifest(&self, digest: &Digest) -> Result<bool, Error> {
+        self.has("looking for a manifest", &format!("manifests/{digest}"), MANIFESTS).await
+    }
+
+    async fn has(&self, what: &str, which: &str, accept: &str) -> Result<bool, Error> {
+        let target = self.own(which);
         let url = target.url.clone();
-        let answer = self.send(Request::new(what, Method::HEAD, target)).await?;
+        let answer = self.send(Request::new(what, Method::HEAD, target).header(ACCEPT, accept)).await?;
         match answer.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),

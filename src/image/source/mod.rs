@@ -10,25 +10,29 @@ mod beside;
 mod docker;
 mod oci;
 mod pieces;
+mod sweep;
 mod tape;
 mod unpack;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead as _, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::beside::hashed_beside;
 use self::pieces::{Exact, Pieces, Reel};
 use self::tape::{Fault, FileTape, Index, Place, StreamTape};
 use self::unpack::{Decoder, Packed};
+use super::digest::Hasher;
 use super::relayer::Part;
 use super::{Digest, Error};
 
 pub use self::anatomy::{Anatomy, Unit};
 pub(super) use self::oci::listed;
+pub use self::sweep::{Sweep, Swept};
 pub use self::unpack::Codec;
 pub(super) use self::unpack::Unpacker;
 
@@ -97,6 +101,8 @@ enum Location {
     },
 }
 
+/// Bytes read at once of a layer that is looked into.
+const READ: usize = 128 * 1024;
 /// The end mark of a tar.
 const END_MARK: [u8; 1024] = [0; 1024];
 
@@ -125,17 +131,19 @@ struct Tarball {
 
 impl Tarball {
     fn read(bytes: &mut dyn Read) -> Result<Self, Fault> {
-        let (anatomy, digest) = hashed_beside(bytes, |bytes| Anatomy::read(&mut StreamTape(bytes)))?;
-        let anatomy = match anatomy {
-            Ok(anatomy) => anatomy,
-            // A layer that is no tar from begin to end can still be pushed as it is.
-            Err(Fault::Shape(why)) => Err(why),
-            Err(Fault::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err("the layer's tar ends in the middle of a member".to_owned())
-            }
-            Err(fault) => return Err(fault),
-        };
-        Ok(Self { anatomy, digest })
+        let (anatomy, digest) = hashed_beside(bytes, |bytes| anatomy_of(&mut StreamTape(bytes)))?;
+        Ok(Self { anatomy: anatomy?, digest })
+    }
+}
+
+/// Looks into a layer. One that is no tar from begin to end can still be pushed as it is.
+fn anatomy_of<R: io::BufRead>(tape: &mut StreamTape<R>) -> Result<Result<Anatomy, String>, Fault> {
+    match Anatomy::read(tape) {
+        Err(Fault::Shape(why)) => Ok(Err(why)),
+        Err(Fault::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Ok(Err("the layer's tar ends in the middle of a member".to_owned()))
+        }
+        result => result,
     }
 }
 
@@ -230,40 +238,79 @@ impl Image {
         }
     }
 
-    /// What the one layer of a Nix image holds. The inner error says why it cannot be split.
+    /// What the one layer of a Nix image holds. The inner error says why it cannot be split. Whether the layer is what
+    /// the configuration says is another question, which can be asked at the same time: [`check_whole`](Self::check_whole).
     ///
     /// # Errors
     /// When the source cannot be read.
     pub fn anatomy(&self) -> Result<Result<Anatomy, String>, Error> {
-        let [layer] = &self.layers[..] else {
-            return Ok(Err(format!("it has {} layers, not one", self.layers.len())));
+        let location = match self.whole() {
+            Ok(location) => location,
+            Err(why) => return Ok(Err(why)),
         };
-        let location = match (layer.stored, &layer.digest, &layer.location) {
-            (Stored::Plain, _, location) => location,
-            // A layout's plain layer stands under its diffID.
-            (Stored::AsIs, digest, location) if *digest == layer.diff_id => location,
-            _ => return Ok(Err("its layer is compressed by itself".to_owned())),
+        if let Some(tarball) = self.source.tarball(location) {
+            return Ok(tarball.anatomy.clone());
+        }
+        if matches!(self.source.storage, Storage::PackedTar(..)) {
+            return Ok(Err("its layer is no tar".to_owned()));
+        }
+        if self.source.is_read() {
+            return Ok(Err("it can be read only once".to_owned()));
+        }
+        let bytes = io::BufReader::with_capacity(READ, self.source.read(location)?);
+        anatomy_of(&mut StreamTape(bytes)).map_err(|fault| explain(self.path(), fault, "layer's tar"))
+    }
+
+    /// Reads the layer that [`anatomy`](Self::anatomy) looks into, unless that was done when the source was opened, and sees
+    /// whether it is what the configuration says. It gives up, with no answer, when `stop` is set.
+    ///
+    /// # Errors
+    /// [`Error::Lie`] when it is not, and when the source cannot be read.
+    pub fn check_whole(&self, stop: &AtomicBool) -> Result<(), Error> {
+        let (Ok(location), Some(said)) =
+            (self.whole(), self.layers.first().and_then(|layer| layer.diff_id.as_ref()))
+        else {
+            return Ok(());
         };
-        let tarball = match (location, &self.source.storage) {
-            (Location::Member(place), Storage::PackedTar(_, _, tarballs)) => {
-                match tarballs.get(&place.offset) {
-                    Some(tarball) => tarball.clone(),
-                    None => return Ok(Err("its layer is no tar".to_owned())),
+        let is = match self.source.tarball(location) {
+            Some(tarball) => tarball.digest.clone(),
+            None => {
+                let mut hasher = Hasher::default();
+                let mut bytes = io::BufReader::with_capacity(READ, self.source.read(location)?);
+                loop {
+                    let piece = bytes.fill_buf();
+                    let piece =
+                        piece.map_err(|error| explain(self.path(), Fault::Io(error), "layer's tar"))?;
+                    if piece.is_empty() {
+                        break hasher.finish();
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
+                    hasher.update(piece);
+                    let length = piece.len();
+                    bytes.consume(length);
                 }
             }
-            _ if self.source.is_read() => return Ok(Err("it can be read only once".to_owned())),
-            _ => {
-                let path = &self.source.path;
-                let mut bytes = self.source.read(location)?;
-                Tarball::read(&mut bytes).map_err(|fault| explain(path, fault, "layer's tar"))?
-            }
         };
-        match &layer.diff_id {
-            Some(said) if *said != tarball.digest => Err(self.source.lie(format!(
-                "a layer hashes to {}, the configuration says {said}: one of them is damaged",
-                tarball.digest
-            ))),
-            _ => Ok(tarball.anatomy),
+        if is == *said {
+            return Ok(());
+        }
+        Err(self
+            .source
+            .lie(format!("a layer hashes to {is}, the configuration says {said}: one of them is damaged")))
+    }
+
+    /// Where the one layer of a Nix image stands as a plain tar, or why there is none.
+    fn whole(&self) -> Result<&Location, String> {
+        let [layer] = &self.layers[..] else {
+            return Err(format!("it has {} layers, not one", self.layers.len()));
+        };
+        match (layer.stored, &layer.digest) {
+            (Stored::Plain, _) => Ok(&layer.location),
+            // A layout's plain layer stands under its diffID.
+            (Stored::AsIs, digest) if *digest == layer.diff_id => Ok(&layer.location),
+            _ => Err("its layer is compressed by itself".to_owned()),
         }
     }
 
@@ -288,12 +335,6 @@ impl Image {
             diff_id: None,
             digest: None,
         })
-    }
-
-    /// Whether layers can be read in any order without reading others on the way.
-    #[must_use]
-    pub fn is_random_access(&self) -> bool {
-        !matches!(self.source.storage, Storage::PackedTar(..))
     }
 
     /// The source as given.
@@ -369,6 +410,14 @@ impl Source {
             }
         };
         Ok(Self { path: path.to_owned(), storage })
+    }
+
+    /// What was learned of a tar when a compressed archive was opened.
+    fn tarball(&self, location: &Location) -> Option<&Tarball> {
+        match (location, &self.storage) {
+            (Location::Member(place), Storage::PackedTar(_, _, tarballs)) => tarballs.get(&place.offset),
+            _ => None,
+        }
     }
 
     /// Whether it was a stream, of which only small members are left.
