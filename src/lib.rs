@@ -24,9 +24,11 @@
 //! | [`observe`] | metrics, health, how the daemon stands | `events`, `cache` |
 //! | [`mounts`] | a mount namespace of a thread's own; paths as the kernel lists mounts | nothing |
 //! | [`notify`] | telling systemd how the daemon is | nothing |
+//! | [`allocator`] | how the C library's allocator is set | nothing |
 //! | [`yaml`] | YAML documents with source positions and limits | nothing |
 //! | [`http`] | how every HTTP client here is built | nothing |
 
+pub mod allocator;
 pub mod archive;
 pub mod cache;
 pub mod cli;

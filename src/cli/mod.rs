@@ -73,6 +73,7 @@ pub fn command() -> clap::Command {
 /// Exit code: 0 done, 1 the thing asked about is not well, 2 the question was wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::allocator::share_heaps();
     let outcome = match Cli::parse().command {
         Command::Register(args) => register::run(&args),
         Command::Daemon(args) => daemon::run(&args),

@@ -61,10 +61,31 @@ struct Job {
 /// A block that is being compressed.
 type Block = Receiver<io::Result<Vec<u8>>>;
 
+/// Plain blocks that were compressed, to be filled again: a new one would have to be cleared first.
+#[derive(Debug, Default)]
+struct Spent(Mutex<Vec<Vec<u8>>>);
+
+impl Spent {
+    /// As many as one layer has under way.
+    const KEPT: usize = 4;
+
+    fn put(&self, block: Vec<u8>) {
+        let mut blocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() < Self::KEPT {
+            blocks.push(block);
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+}
+
 /// The threads that compress, as many as there are cores, at most four. They end with the pool.
 #[derive(Debug)]
 pub struct Pool {
     jobs: SyncSender<Job>,
+    spent: Arc<Spent>,
     workers: usize,
 }
 
@@ -82,11 +103,12 @@ impl Pool {
         // One waits for each thread, so that none stands still while the reader takes its turn.
         let (jobs, work) = sync_channel::<Job>(workers);
         let work = Arc::new(Mutex::new(work));
+        let spent = Arc::<Spent>::default();
         for _ in 0..workers {
-            let work = Arc::clone(&work);
-            std::thread::Builder::new().name("compress".to_owned()).spawn(move || work_on(&work))?;
+            let (work, spent) = (Arc::clone(&work), Arc::clone(&spent));
+            std::thread::Builder::new().name("compress".to_owned()).spawn(move || work_on(&work, &spent))?;
         }
-        Ok(Arc::new(Self { jobs, workers }))
+        Ok(Arc::new(Self { jobs, spent, workers }))
     }
 
     /// Compresses all of `input`. Each plain block goes through `seen` on this thread; compressed pieces go, in
@@ -104,11 +126,12 @@ impl Pool {
         mut emit: impl FnMut(Vec<u8>) -> bool + Send,
     ) -> io::Result<()> {
         let size = method.block();
-        let first = read_block(input, size)?;
+        let first = read_block(input, size, self.spent.take())?;
         seen(&first);
         if first.len() < size {
             // Most layers of a split image: no thread is worth it.
             emit(Worker::default().pack(method, &first)?);
+            self.spent.put(first);
             return Ok(());
         }
         let (order, ordered) = sync_channel::<Block>(self.workers + 2);
@@ -125,7 +148,7 @@ impl Pool {
                 if order.send(block).is_err() || self.jobs.send(job).is_err() {
                     break Ok(());
                 }
-                plain = match read_block(input, size) {
+                plain = match read_block(input, size, self.spent.take()) {
                     Ok(plain) => plain,
                     Err(error) => break Err(error),
                 };
@@ -138,19 +161,30 @@ impl Pool {
     }
 }
 
-fn read_block(input: &mut dyn Read, size: usize) -> io::Result<Vec<u8>> {
-    let mut plain = Vec::with_capacity(size);
-    input.take(size as u64).read_to_end(&mut plain)?;
-    Ok(plain)
+/// Fills `block` anew, with less than `size` bytes only at the end of the input.
+fn read_block(input: &mut dyn Read, size: usize, mut block: Vec<u8>) -> io::Result<Vec<u8>> {
+    block.resize(size, 0);
+    let mut length = 0;
+    while length < size {
+        match input.read(&mut block[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    block.truncate(length);
+    Ok(block)
 }
 
-fn work_on(queue: &Mutex<Receiver<Job>>) {
+fn work_on(queue: &Mutex<Receiver<Job>>, spent: &Spent) {
     let mut worker = Worker::default();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { method, plain, done }) = job else { return };
         // Nobody waits for it when the writer was told to stop.
         let _ = done.send(worker.pack(method, &plain));
+        spent.put(plain);
     }
 }
 
@@ -158,6 +192,8 @@ fn work_on(queue: &Mutex<Receiver<Job>>) {
 #[derive(Default)]
 struct Worker {
     gzip: Option<Compressor>,
+    /// Where a block is compressed to before its length is known.
+    room: Vec<u8>,
 }
 
 impl Worker {
@@ -178,13 +214,13 @@ impl Worker {
                 none.insert(Compressor::new(level))
             }
         };
-        let mut packed = vec![0; compressor.gzip_compress_bound(plain.len())];
-        let length =
-            compressor.gzip_compress(plain, &mut packed).map_err(|error| failed(error.to_string()))?;
-        packed.truncate(length);
-        // Several wait for their turn.
-        packed.shrink_to_fit();
-        Ok(packed)
+        let bound = compressor.gzip_compress_bound(plain.len());
+        if self.room.len() < bound {
+            self.room.resize(bound, 0);
+        }
+        let length = compressor.gzip_compress(plain, &mut self.room);
+        let length = length.map_err(|error| failed(error.to_string()))?;
+        Ok(self.room[..length].to_vec())
     }
 }
 

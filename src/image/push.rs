@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::cache::{Cache, Last, Remembered};
-use super::check::Check;
 use super::compress::{Method, Pool};
 use super::layer::{Packed, Packing, Work};
+use super::look::{Check, Look, Looked};
 use super::registry::{Registry, Sent};
 use super::relayer::{self, Part};
 use super::report::{Layer as LayerReport, Push as Report, State};
@@ -163,22 +163,14 @@ impl Push<'_> {
     /// When the source is at fault, or the registry does not take something after retries.
     pub async fn image(
         &self,
-        image: &Image,
+        look: Look,
         key: Option<&Digest>,
         events: &dyn Fn(Event<'_>),
     ) -> Result<Report, Error> {
         let began = Instant::now();
-        let is_looked_into = match self.settings.layering {
-            Layering::Keep => false,
-            Layering::Auto => image.layers.len() == 1,
-            Layering::StorePaths => true,
-        };
-        let start_check = || is_looked_into.then(|| Check::start(image));
-        let check = start_check();
-        let (anatomy, known) = join(self.anatomy(image, is_looked_into), self.known()).await;
-        let anatomy = anatomy?;
-        // What is not split is hashed on its way.
-        let check = check.filter(|_| anatomy.is_some());
+        let (looked, known) = join(look.end(), self.known()).await;
+        let Looked { image, anatomy, check } = looked?;
+        let image = &image;
         let jobs = self.jobs(image, anatomy.as_ref());
         let own = image.manifest.as_ref().filter(|_| anatomy.is_none());
         let finish = async |done: Vec<Option<Done>>, check: Option<Check>| {
@@ -192,8 +184,8 @@ impl Push<'_> {
         match finish(done, check).await {
             // It has the last image and lacks one of its blobs.
             Err(Error::Answer { .. }) if !known.is_empty() => {
-                // The check may have ended with the answer.
-                let check = start_check().filter(|_| anatomy.is_some());
+                // The first check may have ended with the answer.
+                let check = anatomy.as_ref().map(|_| Check::start(image)).transpose()?;
                 finish(self.layers(image, &jobs, &HashSet::new(), events).await?, check).await
             }
             result => result,
@@ -226,21 +218,6 @@ impl Push<'_> {
                 last.blobs.into_iter().collect()
             }
             _ => HashSet::new(),
-        }
-    }
-
-    /// What the layer holds that is to be split, if one is.
-    async fn anatomy(&self, image: &Image, is_looked_into: bool) -> Result<Option<Anatomy>, Error> {
-        if !is_looked_into {
-            return Ok(None);
-        }
-        // All of the image may have to be read for it.
-        let own = image.clone();
-        let anatomy = tokio::task::spawn_blocking(move || own.anatomy()).await;
-        match anatomy.map_err(|_| Error::stopped(image.path()))?? {
-            Ok(anatomy) => Ok(Some(anatomy)),
-            Err(why) if self.settings.layering == Layering::StorePaths => Err(relayer::cannot(image, &why)),
-            Err(_) => Ok(None),
         }
     }
 
@@ -463,7 +440,7 @@ impl Push<'_> {
     ) -> Result<Report, Error> {
         let checked = async {
             match check {
-                Some(check) => check.end(path).await,
+                Some(check) => check.end().await,
                 None => Ok(()),
             }
         };

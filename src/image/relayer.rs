@@ -3,7 +3,8 @@
 //! The plan depends on nothing but the image: the same image gives the same layers anywhere, and a path that did not
 //! change has, as far as can be, the same layer in the next image. Large paths stand alone; the small rest is grouped
 //! in the tar's order, and where one group ends is decided by names alone (as content-defined chunking does), so that
-//! a path that comes or goes changes the group it is in and no other. Few large paths hold nearly all bytes of a Nix
+//! a path that comes or goes changes the group it is in and no other. The smallest are grouped among themselves: a script
+//! that changes with every build takes no library along. Few large paths hold nearly all bytes of a Nix
 //! image, so groups are small. What the image starts comes last, and then what is outside the store.
 
 use super::digest::Hasher;
@@ -56,10 +57,15 @@ pub fn plan(anatomy: &Anatomy, config: &[u8], max_layers: usize) -> Vec<Part> {
     by_size.truncate(max_layers.saturating_sub(outside.len() + own.len() + groups));
     let is_alone = |unit: &Unit| by_size.iter().any(|alone| std::ptr::eq(*alone, unit));
     let small: Vec<&Unit> = rest.into_iter().filter(|unit| !is_alone(unit)).collect();
+    let smallest_groups = groups / 4;
+    let is_smallest = |unit: &&Unit| smallest_groups > 0 && unit.bytes < ALONE;
+    let (smallest, small): (Vec<&Unit>, Vec<&Unit>) = small.into_iter().partition(is_smallest);
 
     // What is large is rarely new: at the bottom, where a new layer would have everything above unpacked again.
     let mut parts: Vec<Part> = by_size.iter().map(|unit| part(anatomy, &[unit])).collect();
-    parts.extend(grouped(&small, groups).iter().map(|units| part(anatomy, units)));
+    for (units, groups) in [(&small, groups - smallest_groups), (&smallest, smallest_groups)] {
+        parts.extend(grouped(units, groups).iter().map(|units| part(anatomy, units)));
+    }
     parts.extend(own.iter().map(|unit| part(anatomy, &[unit])));
     // Whiteouts hide what is below, so below must be what was below before: nothing.
     let bottom = outside.iter().any(|unit| unit.whiteouts);
@@ -70,6 +76,9 @@ pub fn plan(anatomy: &Anatomy, config: &[u8], max_layers: usize) -> Vec<Part> {
 /// Cuts where a name says so, about every `units / groups`, where a group has grown large, and at most `groups - 1`
 /// times.
 fn grouped<'a>(units: &[&'a Unit], groups: usize) -> Vec<Vec<&'a Unit>> {
+    if units.is_empty() {
+        return Vec::new();
+    }
     // Powers of two, so that one path more or less does not move every border.
     let every = (units.len() / groups).max(1).next_power_of_two() as u64;
     let bytes: u64 = units.iter().map(|unit| unit.bytes).sum();

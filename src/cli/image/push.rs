@@ -10,6 +10,7 @@ use super::{Output, append, print, print_json};
 use crate::cli::{Failure, Outcome};
 use crate::image::cache::{Cache, source_key};
 use crate::image::compress::Method;
+use crate::image::look::Look;
 use crate::image::node::{self, Node};
 use crate::image::push::{Event, Layering, Push, Settings};
 use crate::image::registry::{Access, Registry};
@@ -199,23 +200,24 @@ pub(super) async fn run(args: &Args) -> Outcome {
     let identity = format!("{} {}", settings.identity(), name.unwrap_or_default());
     let key = if stream.is_none() { source_key(&args.source, &identity) } else { None };
     let result = async {
+        let is_known = key.as_ref().is_some_and(|key| cache.source(key).is_some());
+        let look = || Look::start(&args.source, name, settings.layering);
+        let mut looking = if stream.is_none() && !is_known { Some(look()?) } else { None };
+        let registry = match &mut looking {
+            Some(looking) => looking.beside(open(&settings)).await?,
+            None => open(&settings).await?,
+        };
+        let push = Push { registry: &registry, cache: &cache, tags: &tags, settings: &settings };
         if let Some(stream) = &stream {
-            let registry = open(&settings).await?;
-            let push = Push { registry: &registry, cache: &cache, tags: &tags, settings: &settings };
             return push.stream(stream, name, &events).await;
         }
-        if let Some(key) = key.as_ref().filter(|key| cache.source(key).is_some()) {
-            let registry = open(&settings).await?;
-            let push = Push { registry: &registry, cache: &cache, tags: &tags, settings: &settings };
-            if let Some(report) = push.remembered(key, &events).await? {
-                return Ok(report);
-            }
+        if let Some(key) = key.as_ref().filter(|_| is_known)
+            && let Some(report) = push.remembered(key, &events).await?
+        {
+            return Ok(report);
         }
-        let wanted = Wanted { name, anatomy: settings.layering != Layering::Keep };
-        let image = Image::open(&args.source, wanted)?;
-        let registry = open(&settings).await?;
-        let push = Push { registry: &registry, cache: &cache, tags: &tags, settings: &settings };
-        push.image(&image, key.as_ref(), &events).await
+        let looking = looking.map_or_else(look, Ok)?;
+        push.image(looking, key.as_ref(), &events).await
     };
     let result: Result<report::Push, Error> = result.await;
     display.finish();

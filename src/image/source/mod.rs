@@ -5,8 +5,8 @@
 //! decompressed once for the index (which also proves its checksum) and once more while the layers are read.
 //! What can be read only once, a script's output or standard input, is in [`super::stream`].
 
+mod ahead;
 mod anatomy;
-mod beside;
 mod docker;
 mod oci;
 mod pieces;
@@ -16,13 +16,13 @@ mod unpack;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead as _, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use self::beside::hashed_beside;
+use self::ahead::Ahead;
 use self::pieces::{Exact, Pieces, Reel};
 use self::tape::{Fault, FileTape, Index, Place, StreamTape};
 use self::unpack::{Decoder, Packed};
@@ -131,13 +131,45 @@ struct Tarball {
 
 impl Tarball {
     fn read(bytes: &mut dyn Read) -> Result<Self, Fault> {
-        let (anatomy, digest) = hashed_beside(bytes, |bytes| anatomy_of(&mut StreamTape(bytes)))?;
-        Ok(Self { anatomy: anatomy?, digest })
+        let mut bytes =
+            Hashing { inner: io::BufReader::with_capacity(READ, bytes), hasher: Hasher::default() };
+        let anatomy = anatomy_of(&mut StreamTape(&mut bytes));
+        // Whatever that says: what cannot be read to its end has no digest.
+        io::copy(&mut bytes, &mut io::sink())?;
+        Ok(Self { anatomy: anatomy?, digest: bytes.hasher.finish() })
+    }
+}
+
+/// Hashes what is read.
+struct Hashing<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: BufRead> BufRead for Hashing<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        // What is in the buffer is there without reading.
+        if let Ok(bytes) = self.inner.fill_buf() {
+            self.hasher.update(&bytes[..count.min(bytes.len())]);
+        }
+        self.inner.consume(count);
+    }
+}
+
+impl<R: BufRead> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
     }
 }
 
 /// Looks into a layer. One that is no tar from begin to end can still be pushed as it is.
-fn anatomy_of<R: io::BufRead>(tape: &mut StreamTape<R>) -> Result<Result<Anatomy, String>, Fault> {
+fn anatomy_of<R: BufRead>(tape: &mut StreamTape<R>) -> Result<Result<Anatomy, String>, Fault> {
     match Anatomy::read(tape) {
         Err(Fault::Shape(why)) => Ok(Err(why)),
         Err(Fault::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -588,7 +620,7 @@ fn read_packed(
     decoder: Decoder<File>,
     mut tarballs: Option<&mut HashMap<u64, Tarball>>,
 ) -> Result<Index, Fault> {
-    let mut tape = StreamTape(decoder);
+    let mut tape = StreamTape(Ahead::start(decoder)?);
     let index = Index::read(&mut tape, |entry, rest, first| {
         // One is what can be split; of more nothing is wanted.
         let Some(tarballs) = tarballs.as_deref_mut().filter(|found| found.len() < 2) else { return Ok(()) };

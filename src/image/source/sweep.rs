@@ -21,9 +21,9 @@ use crate::image::Error;
 const CHUNK: usize = 64 * 1024;
 /// Chunks that wait for a layer's reader.
 const WAITING: usize = 4;
-/// Layers whose last piece has not come. A group of small store paths, a large one amidst it, what is outside the store
-/// and two more that are opened ahead.
-const OPEN_AT_MOST: usize = 6;
+/// Layers whose last piece has not come. A group of small store paths and one of the smallest, a large one amidst them, what
+/// is outside the store and two more that are opened ahead.
+const OPEN_AT_MOST: usize = 7;
 /// Layers that are opened before their first piece comes, so that the registry has answered by then.
 const AHEAD: usize = 2;
 /// Layers that are being sent. More than are open, so that there is always one that needs nothing more to be done.

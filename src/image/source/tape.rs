@@ -87,7 +87,7 @@ pub(super) fn skip_by_reading(reader: &mut impl Read, mut count: u64) -> io::Res
     if count == 0 {
         return Ok(());
     }
-    let mut buffer = vec![0; 128 * 1024];
+    let mut buffer = vec![0; usize::try_from(count).unwrap_or(usize::MAX).min(128 * 1024)];
     while count > 0 {
         let want = buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
         match reader.read(&mut buffer[..want]) {
