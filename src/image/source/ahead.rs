@@ -18,6 +18,8 @@ pub(super) struct Ahead {
     /// How much of the block was taken.
     taken: usize,
     is_over: bool,
+    /// What was wrong with the source, which every further question is told, too.
+    failed: Option<(io::ErrorKind, String)>,
 }
 
 impl Ahead {
@@ -32,13 +34,16 @@ impl Ahead {
                 block.clear();
                 let read = source.by_ref().take(BLOCK as u64).read_to_end(&mut block);
                 let is_over = !matches!(read, Ok(count) if count > 0);
-                if fill.send(read.map(|_| block)).is_err() || is_over {
+                // What came before a fault comes first.
+                let is_wanted =
+                    block.is_empty() || read.is_ok() || fill.send(Ok(std::mem::take(&mut block))).is_ok();
+                if !is_wanted || fill.send(read.map(|_| block)).is_err() || is_over {
                     return;
                 }
             }
         };
         std::thread::Builder::new().name("ahead".to_owned()).spawn(run)?;
-        Ok(Self { filled, spent, block: Vec::new(), taken: 0, is_over: false })
+        Ok(Self { filled, spent, block: Vec::new(), taken: 0, is_over: false, failed: None })
     }
 }
 
@@ -48,7 +53,11 @@ impl BufRead for Ahead {
             // The thread may be done.
             let _ = self.spent.send(std::mem::take(&mut self.block));
             self.taken = 0;
-            self.block = self.filled.recv().map_err(|_| io::Error::other("the reader stopped"))??;
+            if let Some((kind, why)) = &self.failed {
+                return Err(io::Error::new(*kind, why.clone()));
+            }
+            let next = self.filled.recv().unwrap_or_else(|_| Err(io::Error::other("the reader stopped")));
+            self.block = next.inspect_err(|error| self.failed = Some((error.kind(), error.to_string())))?;
             self.is_over = self.block.is_empty();
         }
         Ok(&self.block[self.taken..])
@@ -106,9 +115,13 @@ mod tests {
 
     #[test]
     fn a_source_that_fails_is_no_end() {
-        let mut ahead = Ahead::start(Drops { left: bytes(3 * BLOCK), fails: true }).unwrap();
-        let error = ahead.read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut ahead = Ahead::start(Drops { left: bytes(3 * BLOCK + 5), fails: true }).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let error = ahead.read_to_end(&mut seen).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        assert!(seen == bytes(3 * BLOCK + 5));
     }
 
     #[test]
