@@ -3,8 +3,8 @@
 //! glibc gives each thread a heap of its own, up to eight for each core, and what one thread has freed no other one gets.
 //! An image push is a dozen threads that hand blocks to each other.
 
-/// Lets all threads share two heaps. With one for each thread a push of a compressed image held 27 MB and took longer than
-/// with two, where it holds 18 MB; a million rows or a thousand expressions cost the same with either.
+/// Lets all threads share two heaps. With one for each thread a push of a compressed image held up to 27 MB and took longer
+/// than with two, where it holds 17 MB; a job of a million rows needs the same with either.
 ///
 /// To be called before the first thread is started. Other libraries than glibc have no such setting.
 pub fn share_heaps() {

@@ -114,7 +114,8 @@ impl Pool {
     /// Compresses all of `input`. Each plain block goes through `seen` on this thread; compressed pieces go, in
     /// order, to `emit`, on another thread where there is more than one block, until it answers false.
     ///
-    /// Memory: about `workers + 5` blocks, plain and compressed, whatever the length of the input.
+    /// Memory: about `workers + 5` blocks, plain and compressed, and a few that wait to be filled again, whatever the length
+    /// of the input.
     ///
     /// # Errors
     /// When `input` cannot be read. What was emitted by then is a beginning, and may look like a whole.
