@@ -6,7 +6,7 @@
 //! the manifest; if it lacks one after all, it is asked for each.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -22,7 +22,7 @@ use super::relayer::{self, Part};
 use super::report::{Layer as LayerReport, Push as Report, State};
 use super::source::{Anatomy, Image, Layer, Manifest, Stored, Sweep, Swept};
 use super::{Digest, Error, manifest};
-use futures_util::future::{join, try_join, try_join_all};
+use futures_util::future::{join, try_join};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -101,7 +101,7 @@ pub enum Event<'a> {
 
 /// Names layers in the cache that were gzip'd by whoever wrote the source.
 const STORED: &str = "stored";
-/// Layers that are read and sent at the same time, where the source allows it.
+/// Layers that are read and sent at the same time, each by itself.
 const LANES: usize = 3;
 /// Questions to the registry at the same time.
 const QUESTIONS: usize = 8;
@@ -298,16 +298,12 @@ impl Push<'_> {
             }
             // Large ones first.
             left.sort_by_key(|at| std::cmp::Reverse(jobs[*at].layer.stored_size));
-            let queue: RefCell<VecDeque<usize>> = RefCell::new(left.into());
-            let (pool, tell, queue) = (&pool, &tell, &queue);
-            let work = (0..LANES).map(async |_| {
-                loop {
-                    let next = queue.borrow_mut().pop_front();
-                    let Some(index) = next else { return Ok::<(), Error>(()) };
-                    tell(index, self.one(image, index, &jobs[index], pool, None, events).await?);
-                }
-            });
-            try_join_all(work).await?;
+            let one =
+                async |index: usize| (index, self.one(image, index, &jobs[index], &pool, None, events).await);
+            let mut sent = futures_util::stream::iter(left.into_iter().map(one)).buffer_unordered(LANES);
+            while let Some((index, done)) = sent.next().await {
+                tell(index, done?);
+            }
         }
         Ok(results.into_inner())
     }

@@ -31,8 +31,6 @@ pub struct Part {
     pub bytes: u64,
     /// Names its bytes without being their digest: equal parts have equal ones.
     pub content: Digest,
-    /// Several paths that stand apart in the tar.
-    pub grouped: bool,
 }
 
 /// Splits a layer into at most `max_layers`, lowest first.
@@ -119,7 +117,6 @@ fn part(anatomy: &Anatomy, units: &[&Unit]) -> Part {
         paths: units.iter().flat_map(|unit| unit.paths.iter().cloned()).collect(),
         outside: units.iter().any(|unit| unit.outside),
         bytes: units.iter().map(|unit| unit.bytes).sum(),
-        grouped: ranges.len() > 1,
         ranges: ranges.into_iter().map(|(range, _)| range).collect(),
         content: content.finish(),
     }
