@@ -205,6 +205,7 @@ def main():
     print(f"image {one.stat().st_size / 1e6:.0f} MB, gzip'd {packed.stat().st_size / 1e6:.0f} MB, {os.cpu_count()} cores")
     time.sleep(0 if args.folder else 2.5)
     missed = []
+    caches = tempfile.TemporaryDirectory(prefix="caches-", dir=folder)
 
     def row(name, goal, value, limit, unit=""):
         good = value <= limit
@@ -216,7 +217,7 @@ def main():
         return Registry(pathlib.Path(tempfile.mkdtemp(prefix="sower-registry-", dir=folder)))
 
     def cache():
-        return {"SOWER_CACHE_DIR": tempfile.mkdtemp(prefix="cache-", dir=folder), "TMPDIR": str(folder)}
+        return {"SOWER_CACHE_DIR": tempfile.mkdtemp(dir=caches.name), "TMPDIR": str(folder)}
 
     def push(registry, source, env, *more):
         return run([sower, "image", "push", str(source), f"{registry.address}/shop/app:t", "--plain-http", "--json",
