@@ -13,6 +13,8 @@ mod front;
 #[cfg(feature = "live-tests")]
 #[path = "image/gitea.rs"]
 mod gitea;
+#[path = "image/large.rs"]
+mod large;
 #[path = "image/parts.rs"]
 mod parts;
 #[path = "image/registries.rs"]
@@ -42,7 +44,10 @@ fn pulled(reference: &str) -> (Vec<u8>, Vec<Vec<u8>>) {
     let blob = |descriptor: &serde_json::Value| {
         read(descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap())
     };
-    let layers = manifest["layers"].as_array().unwrap().iter().map(|layer| gunzip(&blob(layer)));
+    let layers = manifest["layers"].as_array().unwrap().iter().map(|layer| {
+        let is_plain = layer["mediaType"].as_str().unwrap().ends_with("tar");
+        if is_plain { blob(layer) } else { gunzip(&blob(layer)) }
+    });
     (blob(&manifest["config"]), layers.collect())
 }
 

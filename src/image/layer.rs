@@ -6,13 +6,12 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::chunks::{Chunk, Chunks};
 use super::compress::{Method, Pool};
 use super::digest::Hasher;
 use super::source::{Stored, Unpacker};
@@ -50,12 +49,10 @@ pub enum Broken {
     Abandoned,
 }
 
-type Chunk = io::Result<Vec<u8>>;
-
 /// A layer being read. Take [`chunks`](Self::chunks) once, then ask for the [`outcome`](Self::outcome).
 #[derive(Debug)]
 pub struct Packing {
-    receiver: Arc<Mutex<mpsc::Receiver<Chunk>>>,
+    chunks: Chunks,
     outcome: oneshot::Receiver<Result<Outcome, Broken>>,
     read: Arc<AtomicU64>,
 }
@@ -125,7 +122,7 @@ impl Packing {
             .name("layer".to_owned())
             .spawn(run)
             .map_err(|error| Error::io(&path, error))?;
-        Ok(Self { receiver: Arc::new(Mutex::new(receiver)), outcome, read })
+        Ok(Self { chunks: Chunks::new(receiver), outcome, read })
     }
 
     /// A layer whose chunks come from a thread that somebody else runs, with [`Feed::run`].
@@ -135,13 +132,13 @@ impl Packing {
         let (tell, outcome) = oneshot::channel();
         let read = Arc::new(AtomicU64::new(0));
         let feed = Feed { sender, tell, read: Arc::clone(&read) };
-        (Self { receiver: Arc::new(Mutex::new(receiver)), outcome, read }, feed)
+        (Self { chunks: Chunks::new(receiver), outcome, read }, feed)
     }
 
-    /// The chunks, for a request's body.
+    /// The chunks, for the bodies of requests.
     #[must_use]
-    pub fn chunks(&self) -> Chunks {
-        Chunks(Arc::clone(&self.receiver))
+    pub fn chunks(&self) -> &Chunks {
+        &self.chunks
     }
 
     /// Bytes of the source read so far.
@@ -155,24 +152,8 @@ impl Packing {
     /// # Errors
     /// [`Broken::Source`] when the source is at fault, [`Broken::Abandoned`] when chunks were left over.
     pub async fn outcome(self) -> Result<Outcome, Broken> {
-        {
-            let mut receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner);
-            receiver.close();
-            while receiver.try_recv().is_ok() {}
-        }
+        self.chunks.close();
         self.outcome.await.unwrap_or(Err(Broken::Abandoned))
-    }
-}
-
-/// The body of an upload.
-#[derive(Debug)]
-pub struct Chunks(Arc<Mutex<mpsc::Receiver<Chunk>>>);
-
-impl futures_core::Stream for Chunks {
-    type Item = Chunk;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(context)
     }
 }
 

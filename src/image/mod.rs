@@ -8,6 +8,7 @@
 //! or the registry's own. Nothing here knows of terminals: what happens is told through [`push::Event`] and the reports.
 
 pub mod cache;
+pub mod chunks;
 pub mod compress;
 pub mod digest;
 pub mod doctor;

@@ -81,14 +81,14 @@ pub(super) fn own_token_service(base: &Url) -> Option<Url> {
 pub(super) struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds; absent means that the registry says when the token is too old.
-    #[serde(default)]
-    pub(super) expires_in: Option<u64>,
+    /// Seconds. Gitea says nothing, which means 60 in distribution's token protocol.
+    expires_in: Option<u64>,
 }
 
 impl TokenAnswer {
-    pub(super) fn into_token(self) -> Option<(String, Option<u64>)> {
-        let expires_in = self.expires_in;
+    /// The token, and the seconds that it is good for.
+    pub(super) fn into_token(self) -> Option<(String, u64)> {
+        let expires_in = self.expires_in.unwrap_or(60);
         let token = self.token.or(self.access_token).filter(|token| !token.is_empty())?;
         Some((token, expires_in))
     }

@@ -254,9 +254,8 @@ impl Registry {
         let token = serde_json::from_slice::<TokenAnswer>(&body).ok().and_then(TokenAnswer::into_token);
         Ok(token.ok_or_else(|| "the answer holds no token".to_owned()).map(|(token, expires_in)| {
             // Ten seconds early; a shorter life is left to the 401.
-            let renew = expires_in.filter(|seconds| *seconds > 20);
-            let renew =
-                renew.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds - 10)));
+            let renew = (expires_in > 20).then(|| Duration::from_secs(expires_in - 10));
+            let renew = renew.and_then(|after| Instant::now().checked_add(after));
             Authorization::Bearer { token, renew }
         }))
     }

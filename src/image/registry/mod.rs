@@ -1,11 +1,12 @@
 //! A client for one repository on one registry: the OCI distribution protocol as docker-registry and Gitea speak it.
 //!
 //! Every request goes through [`Registry::send`]: credentials for the registry's own origin only, one new token on
-//! 401, retries with back-off on 429, 5xx and broken connections. How it is let in is in [`login`], uploads are in
-//! [`upload`].
+//! 401, retries with back-off on 429, 5xx and broken connections. How it is let in is in [`login`], what is
+//! read in [`content`], uploads are in [`upload`].
 
 mod answer;
 mod auth;
+mod content;
 mod credentials;
 mod location;
 mod login;

@@ -1,4 +1,4 @@
-//! Blobs and manifests on their way to and from a registry.
+//! Blobs and manifests on their way to a registry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +7,10 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Method, Response, StatusCode};
 
-use super::answer::{read, reason};
+use super::answer::reason;
 use super::location::{Target, shown};
 use super::{Backoff, Challenge, Registry, Request, is_passing};
 use crate::image::layer::{Broken, Outcome, Packed, Packing};
-use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error};
 
 /// What became of a blob.
@@ -26,21 +25,31 @@ pub enum Sent {
     Sent,
 }
 
-/// Every manifest type that is read.
-const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
-                         application/vnd.docker.distribution.manifest.v2+json, \
-                         application/vnd.oci.image.index.v1+json, \
-                         application/vnd.docker.distribution.manifest.list.v2+json";
-
 /// Longest time in which an upload may stand still.
 const STILL: Duration = Duration::from_secs(300);
 
 const TRIES: u32 = 5;
 
+/// Bytes of a layer in one request, where a registry takes several: it writes them to its disk before it answers, and more
+/// is compressed meanwhile. Nor do proxies take a request of any length.
+const PART: u64 = 32 * 1024 * 1024;
+
 /// An upload that the registry has opened.
 enum Opened {
     At(Target),
     Mounted,
+}
+
+/// What became of the bytes of a layer.
+enum Carried {
+    /// The registry took all of them.
+    All,
+    /// It answered otherwise.
+    Refused(Response),
+    /// It was content with fewer.
+    Early(StatusCode),
+    /// The line broke, or stood still.
+    Broken(String),
 }
 
 /// Why one try of an upload failed.
@@ -50,147 +59,6 @@ enum Try {
 }
 
 impl Registry {
-    /// Whether the repository has a blob.
-    ///
-    /// # Errors
-    /// When the registry does not say.
-    pub async fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
-        self.has("looking for a blob", &format!("blobs/{digest}"), "*/*").await
-    }
-
-    /// Whether the repository has a manifest. A registry keeps the blobs of one that it has.
-    ///
-    /// # Errors
-    /// When the registry does not say.
-    pub async fn has_manifest(&self, digest: &Digest) -> Result<bool, Error> {
-        self.has("looking for a manifest", &format!("manifests/{digest}"), MANIFESTS).await
-    }
-
-    async fn has(&self, what: &str, which: &str, accept: &str) -> Result<bool, Error> {
-        let target = self.own(which);
-        let url = target.url.clone();
-        let answer = self.send(Request::new(what, Method::HEAD, target).header(ACCEPT, accept)).await?;
-        match answer.status() {
-            StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(self.failure(what, &url, answer).await),
-        }
-    }
-
-    /// A small blob: a configuration.
-    ///
-    /// # Errors
-    /// When it cannot be read, or is longer than [`MAX_DOCUMENT`].
-    pub async fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let what = "reading a blob";
-        let target = self.own(&format!("blobs/{digest}"));
-        let url = target.url.clone();
-        let answer = self.send(Request::new(what, Method::GET, target)).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(self.failure(what, &url, answer).await);
-        }
-        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
-        let wrong = |why| Error::Answer { what: what.to_owned(), url: shown(&url), why, status: 0 };
-        let bytes = read(answer, limit).await.map_err(wrong)?;
-        if Digest::of(&bytes) != *digest {
-            return Err(wrong("the blob is not what its digest says".to_owned()));
-        }
-        Ok(bytes)
-    }
-
-    /// A manifest by tag or digest: its bytes, media type and digest. `None`: there is no such tag (any more).
-    ///
-    /// # Errors
-    /// When it cannot be read, or is longer than [`MAX_DOCUMENT`].
-    pub async fn read_manifest(&self, reference: &str) -> Result<Option<(Vec<u8>, String, Digest)>, Error> {
-        let what = "reading a manifest";
-        let target = self.own(&format!("manifests/{reference}"));
-        let url = target.url.clone();
-        let answer = self.send(Request::new(what, Method::GET, target).header(ACCEPT, MANIFESTS)).await?;
-        match answer.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(self.failure(what, &url, answer).await),
-        }
-        let media_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type = media_type.unwrap_or_default().to_owned();
-        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
-        let bytes = read(answer, limit).await;
-        let bytes =
-            bytes.map_err(|why| Error::Answer { what: what.to_owned(), url: shown(&url), why, status: 0 })?;
-        let digest = Digest::of(&bytes);
-        Ok(Some((bytes, media_type, digest)))
-    }
-
-    /// Deletes a manifest with all its tags. False: it was not there.
-    ///
-    /// # Errors
-    /// When the registry refuses, or does not allow deletion at all.
-    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, Error> {
-        let what = "deleting a manifest";
-        let target = self.own(&format!("manifests/{digest}"));
-        let url = target.url.clone();
-        let answer = self.send(Request::new(what, Method::DELETE, target)).await?;
-        match answer.status() {
-            StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            StatusCode::METHOD_NOT_ALLOWED => Err(Error::Answer {
-                what: what.to_owned(),
-                url: shown(&url),
-                why: "HTTP 405: this registry does not allow deletion (docker-registry: storage.delete.enabled)"
-                    .to_owned(),
-                status: 405,
-            }),
-            _ => Err(self.failure(what, &url, answer).await),
-        }
-    }
-
-    /// All tags, to the end of the list. `None`: the registry does not know the repository.
-    ///
-    /// # Errors
-    /// When any page cannot be read, or the pages never end.
-    pub async fn tags(&self) -> Result<Option<Vec<String>>, Error> {
-        #[derive(serde::Deserialize)]
-        struct Page {
-            tags: Option<Vec<String>>,
-        }
-        let what = "listing tags";
-        let mut target = self.own("tags/list");
-        target.url.set_query(Some("n=100"));
-        let mut tags: indexmap::IndexSet<String> = indexmap::IndexSet::new();
-        loop {
-            let url = target.url.clone();
-            let answer = self.send(Request::new(what, Method::GET, target.clone())).await?;
-            match answer.status() {
-                StatusCode::OK => {}
-                StatusCode::NOT_FOUND if tags.is_empty() => return Ok(None),
-                _ => return Err(self.failure(what, &url, answer).await),
-            }
-            let next = next_page(&answer);
-            let body = read(answer, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await;
-            let page: Result<Page, String> =
-                body.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));
-            let page = page.map_err(|why| Error::Answer {
-                what: what.to_owned(),
-                url: shown(&url),
-                why,
-                status: 0,
-            })?;
-            let before = tags.len();
-            tags.extend(page.tags.unwrap_or_default());
-            let Some(next) = next else { break };
-            // Gitea names a next page always, even after the last one.
-            if tags.len() == before {
-                break;
-            }
-            target =
-                super::location::resolve(&self.base, &next).ok().filter(|target| target.own).ok_or_else(
-                    || Error::Unsure("the registry's list of tags goes on at another host".to_owned()),
-                )?;
-        }
-        Ok(Some(tags.into_iter().collect()))
-    }
-
     /// Sends bytes that are in memory, unless they are there.
     ///
     /// # Errors
@@ -220,8 +88,9 @@ impl Registry {
     /// so many of the bytes to send; `known` is what the layer will be, if that is known, which saves the upload where
     /// the registry has it, in this repository or in one of `elsewhere`.
     ///
-    /// After a cut the registry is asked what it got, and the rest is sent where it says so. Where it does not, or
-    /// the rest is not taken, a new upload starts from the beginning: a registry may keep half a chunk of the old one.
+    /// After a cut, and after a token that ran out, the registry is asked what it got, and the rest is sent where it says
+    /// so. Where it does not (docker-registry and Gitea after a cut), or the rest is not taken, a new upload starts from
+    /// the beginning: a registry may keep half a chunk of the old one.
     ///
     /// # Errors
     /// When the source is at fault (at once) or the registry does not take it (after retries).
@@ -234,9 +103,9 @@ impl Registry {
     ) -> Result<(Outcome, Sent), Error> {
         let mut backoff = Backoff::new(TRIES);
         let mut resume: Option<(Target, u64)> = None;
-        let mut may_resume = true;
+        let (mut may_resume, mut may_part) = (true, true);
         loop {
-            let (target, got) = match resume.take() {
+            let (mut target, got) = match resume.take() {
                 Some(point) => point,
                 None => match (self.open_upload(known.map(|packed| &packed.digest), elsewhere).await?, known)
                 {
@@ -249,15 +118,22 @@ impl Registry {
                 },
             };
             let size = known.map(|known| known.size);
-            match self.try_layer(target.clone(), start(got)?, got, size, on_progress).await {
+            let part = match may_part && got == 0 && takes_parts(&target) {
+                true => PART,
+                false => u64::MAX,
+            };
+            let range = size.filter(|size| got > 0 && *size > got).map(|size| format!("{got}-{}", size - 1));
+            match self.try_layer(&mut target, start(got)?, range, part, on_progress).await {
                 Ok(outcome) => return Ok((outcome, Sent::Sent)),
                 Err(Try::Again(error)) => {
+                    // Perhaps it takes none after all.
+                    may_part &= matches!(error, Error::Unreachable { .. });
                     if !backoff.again(None).await {
                         return Err(error);
                     }
                     // One that was taken up and broke again is not trusted any more.
                     may_resume &= got == 0;
-                    if may_resume && matches!(error, Error::Unreachable { .. }) {
+                    if may_resume && matches!(error, Error::Unreachable { .. } | Error::Refused { .. }) {
                         resume = self.resume_point(&target).await;
                     }
                     let got = resume.as_ref().map_or(0, |(_, got)| *got);
@@ -285,29 +161,18 @@ impl Registry {
         (last > 0).then_some((next, last + 1))
     }
 
+    /// Sends what is being read in requests of `part` bytes, the first to `target`, which becomes the place of the next.
     async fn try_layer(
         &self,
-        target: Target,
+        target: &mut Target,
         packing: Packing,
-        got: u64,
-        size: Option<u64>,
+        range: Option<String>,
+        part: u64,
         on_progress: &dyn Fn(Arc<AtomicU64>),
     ) -> Result<Outcome, Try> {
         let what = "sending a layer";
-        let read = packing.progress();
-        on_progress(Arc::clone(&read));
-        let mut builder = self
-            .http
-            .patch(target.url.clone())
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .body(Body::wrap_stream(packing.chunks()));
-        if let Some(size) = size.filter(|size| got > 0 && *size > got) {
-            builder = builder.header(CONTENT_RANGE, format!("{got}-{}", size - 1));
-        }
-        if target.own {
-            builder = self.authorize(builder);
-        }
-        let answer = moving(builder.send(), &read).await;
+        on_progress(packing.progress());
+        let carried = self.carry(what, target, &packing, range, part).await;
         let outcome = packing.outcome().await;
         if let Err(Broken::Source(error)) = outcome {
             // Courtesy: the registry would forget the upload by itself in time.
@@ -316,27 +181,72 @@ impl Registry {
             let _ = builder.send().await;
             return Err(Try::Final(error));
         }
-        let unreachable =
-            |why: String| Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why };
-        let answer = match answer {
-            None => {
-                let why = format!("no byte moved for {} seconds", STILL.as_secs());
-                return Err(Try::Again(unreachable(why)));
+        let unreachable = |why: String| {
+            Try::Again(Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why })
+        };
+        let early = match carried.map_err(Try::Final)? {
+            Carried::All => None,
+            Carried::Refused(answer) => return Err(self.judge(what, target, answer).await),
+            Carried::Early(status) => Some(status),
+            Carried::Broken(why) => return Err(unreachable(why)),
+        };
+        match (outcome, early) {
+            (Ok(outcome), None) => {
+                self.close_upload(target.clone(), &outcome.packed.digest, Vec::new()).await?;
+                Ok(outcome)
             }
-            Some(Err(error)) => return Err(Try::Again(unreachable(reason(&error)))),
-            Some(Ok(answer)) => answer,
-        };
-        let status = answer.status();
-        if !status.is_success() {
-            return Err(self.judge(what, &target, answer).await);
+            (_, status) => {
+                let status = status.map_or_else(String::new, |status| format!("HTTP {} ", status.as_u16()));
+                Err(unreachable(format!("{status}before the layer was sent to its end")))
+            }
         }
-        let Ok(outcome) = outcome else {
-            let why = format!("HTTP {} before the layer was sent to its end", status.as_u16());
-            return Err(Try::Again(unreachable(why)));
-        };
-        let target = self.follow(what, &target, &answer).map_err(Try::Final)?;
-        self.close_upload(target, &outcome.packed.digest, Vec::new()).await?;
-        Ok(outcome)
+    }
+
+    /// The requests that carry a layer.
+    async fn carry(
+        &self,
+        what: &str,
+        target: &mut Target,
+        packing: &Packing,
+        range: Option<String>,
+        part: u64,
+    ) -> Result<Carried, Error> {
+        let (chunks, read) = (packing.chunks(), packing.progress());
+        let still = || Carried::Broken(format!("no byte moved for {} seconds", STILL.as_secs()));
+        loop {
+            match self.renew_if_old(what).await {
+                Err(Error::Unreachable { why, .. }) => return Ok(Carried::Broken(why)),
+                renewed => renewed?,
+            };
+            let mut builder = self
+                .http
+                .patch(target.url.clone())
+                .header(CONTENT_TYPE, "application/octet-stream")
+                .body(Body::wrap_stream(chunks.part(part)));
+            if let Some(range) = &range {
+                builder = builder.header(CONTENT_RANGE, range);
+            }
+            if target.own {
+                builder = self.authorize(builder);
+            }
+            let answer = tokio::select! {
+                answer = moving(builder.send(), &read) => answer,
+                never = chunks.read_ahead() => match never {},
+            };
+            let answer = match answer {
+                None => return Ok(still()),
+                Some(Err(error)) => return Ok(Carried::Broken(reason(&error))),
+                Some(Ok(answer)) if !answer.status().is_success() => return Ok(Carried::Refused(answer)),
+                Some(Ok(answer)) if !chunks.is_part_over() => return Ok(Carried::Early(answer.status())),
+                Some(Ok(answer)) => answer,
+            };
+            *target = self.follow(what, target, &answer)?;
+            match moving(chunks.has_more(), &read).await {
+                None => return Ok(still()),
+                Some(true) => {}
+                Some(false) => return Ok(Carried::All),
+            }
+        }
     }
 
     /// What to do after an answer that is no success.
@@ -477,11 +387,11 @@ impl Registry {
     }
 }
 
-/// `Link: <…>; rel="next"`
-fn next_page(answer: &Response) -> Option<String> {
-    let header = answer.headers().get("link")?.to_str().ok()?;
-    let (url, rest) = header.trim().strip_prefix('<')?.split_once('>')?;
-    rest.contains("next").then(|| url.to_owned())
+/// Whether a registry takes a layer in several requests whose lengths nobody knows before. distribution does (that is
+/// docker-registry, Harbor, GitLab, Docker Hub), and can be told by the state that it has uploads carry. Gitea takes one
+/// such request only, others none.
+fn takes_parts(target: &Target) -> bool {
+    target.url.query_pairs().any(|(name, _)| name == "_state")
 }
 
 /// Waits for a request as long as its body moves. `None`: it stood still.

@@ -1,0 +1,148 @@
+//! The bytes of a layer between the thread that makes them and the requests that send them.
+//!
+//! A layer goes in one request or in several, one after the other. While an answer is awaited nothing is sent; what is made
+//! in that time is taken in, up to a limit, so that nobody who makes bytes stands still because a registry writes them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::{Notify, mpsc};
+
+/// A piece of a layer, or the news that the rest cannot be had.
+pub type Chunk = io::Result<Vec<u8>>;
+
+/// Bytes taken in between two requests.
+const AHEAD: usize = 2 * 1024 * 1024;
+
+/// What is made of a layer and not sent yet.
+#[derive(Debug, Clone)]
+pub struct Chunks(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Told when a request has all that it is to have.
+    part_over: Notify,
+}
+
+#[derive(Debug)]
+struct Queue {
+    made: mpsc::Receiver<Chunk>,
+    ahead: VecDeque<Chunk>,
+    ahead_bytes: usize,
+    /// Bytes that the request under way may still have.
+    left: u64,
+    is_over: bool,
+}
+
+impl Queue {
+    /// The next chunk, whoever wants it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        if let Some(chunk) = self.ahead.pop_front() {
+            self.ahead_bytes -= length(&chunk);
+            return Poll::Ready(Some(chunk));
+        }
+        let chunk = std::task::ready!(self.made.poll_recv(context));
+        self.is_over |= chunk.is_none();
+        Poll::Ready(chunk)
+    }
+
+    /// Takes chunks in until there are `enough` bytes of them. False: the layer ended before.
+    fn poll_ahead(&mut self, enough: usize, context: &mut Context<'_>) -> Poll<bool> {
+        while self.ahead_bytes < enough && !self.is_over {
+            match std::task::ready!(self.made.poll_recv(context)) {
+                Some(chunk) => {
+                    self.ahead_bytes += length(&chunk);
+                    self.ahead.push_back(chunk);
+                }
+                None => self.is_over = true,
+            }
+        }
+        Poll::Ready(self.ahead_bytes >= enough)
+    }
+}
+
+fn length(chunk: &Chunk) -> usize {
+    // Never nothing: an error has to be sent, too.
+    chunk.as_ref().map_or(1, Vec::len).max(1)
+}
+
+impl Chunks {
+    /// Those that come out of this channel.
+    #[must_use]
+    pub fn new(made: mpsc::Receiver<Chunk>) -> Self {
+        let queue = Queue { made, ahead: VecDeque::new(), ahead_bytes: 0, left: 0, is_over: false };
+        Self(Arc::new(Shared { queue: Mutex::new(queue), part_over: Notify::new() }))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body of the next request: what is left of the layer, but no more than `limit` bytes and the rest of a chunk.
+    #[must_use]
+    pub fn part(&self, limit: u64) -> Part {
+        self.queue().left = limit;
+        Part(self.clone())
+    }
+
+    /// Takes in what is made once the request under way has all of its bytes. Never ends.
+    pub async fn read_ahead(&self) -> std::convert::Infallible {
+        // It may be the end of the request before that was told of.
+        while !self.is_part_over() {
+            self.0.part_over.notified().await;
+        }
+        std::future::poll_fn(|context| {
+            self.queue().poll_ahead(
+                std::env::var("X_AHEAD").ok().and_then(|x| x.parse().ok()).unwrap_or(AHEAD),
+                context,
+            )
+        })
+        .await;
+        std::future::pending().await
+    }
+
+    /// Whether the last request got all that it was to have.
+    #[must_use]
+    pub fn is_part_over(&self) -> bool {
+        let queue = self.queue();
+        queue.left == 0 || queue.is_over
+    }
+
+    /// Whether there is something for one more request. Waits for it.
+    pub async fn has_more(&self) -> bool {
+        std::future::poll_fn(|context| self.queue().poll_ahead(1, context)).await
+    }
+
+    /// Takes no more of them.
+    pub fn close(&self) {
+        let mut queue = self.queue();
+        queue.made.close();
+        queue.ahead.clear();
+        while queue.made.try_recv().is_ok() {}
+    }
+}
+
+/// The body of one request.
+#[derive(Debug)]
+pub struct Part(Chunks);
+
+impl futures_core::Stream for Part {
+    type Item = Chunk;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        let mut queue = self.0.queue();
+        let chunk = match queue.left {
+            0 => None,
+            _ => std::task::ready!(queue.poll(context)),
+        };
+        match &chunk {
+            Some(chunk) => queue.left = queue.left.saturating_sub(length(chunk) as u64),
+            None => self.0.0.part_over.notify_one(),
+        }
+        Poll::Ready(chunk)
+    }
+}
