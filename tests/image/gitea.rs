@@ -75,6 +75,19 @@ fn a_push_goes_past_a_realm_elsewhere_and_through_cuts_and_the_next_one_moves_li
 }
 
 #[test]
+fn a_long_layer_goes_in_one_request() {
+    let gitea = gitea();
+    let host = gitea.url().trim_start_matches("http://").to_owned();
+    let front = Front::start(Some(host.parse().unwrap()), |_| Do::Pass);
+    let sower = sower(&gitea);
+    let image = TestImage::new(&[80_000_000]);
+    image.write(&sower.path("image.tar"));
+    sower.image(&["push", "image.tar", &format!("{}/{USER}/long:t", front.address)]).well();
+    assert_eq!(front.count("PATCH", ""), 1);
+    assert!(layers(&gitea, &format!("{host}/{USER}/long:t")) == image.layers);
+}
+
+#[test]
 fn pruning_leaves_lists_that_stay_whole() {
     let gitea = gitea();
     let host = gitea.url().trim_start_matches("http://").to_owned();
