@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The most that is read of an environment or a command line; the kernel allows a process 2 MiB of both by default.
 const TEXT_AT_MOST: u64 = 4 << 20;
@@ -120,6 +120,15 @@ pub fn environment(pid: u32) -> Option<Vec<u8>> {
     read(&format!("/proc/{pid}/environ"))
 }
 
+/// Command line and environment with which the process was started as this executable; `None` when it became
+/// another one while they were read, or has none yet.
+#[must_use]
+pub fn started_as(pid: u32, its_executable: &Path) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (arguments, environment) = (arguments(pid)?, environment(pid)?);
+    let is_it_still = executable(pid).is_some_and(|executable| executable == its_executable);
+    (is_it_still && !arguments.is_empty()).then_some((arguments, environment))
+}
+
 fn read(path: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(TEXT_AT_MOST).read_to_end(&mut bytes).ok()?;
@@ -233,6 +242,23 @@ pub fn host_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_become_another_program_was_not_started_as_the_first() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // It has no command line for a moment.
+        let arguments = loop {
+            if let Some((arguments, _)) = started_as(child.id(), &executable(child.id()).unwrap()) {
+                break arguments;
+            }
+        };
+        assert!(arguments.ends_with(b"\x0060\0"), "{arguments:?}");
+        // The fork of a GHC that is the assembler now must not count as a GHC with the assembler's arguments.
+        let was = executable(std::process::id()).unwrap();
+        assert_eq!(started_as(child.id(), &was), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn reads_names_that_try_to_look_like_more() {

@@ -342,14 +342,8 @@ impl Eye {
         if !process::is_process(pid) {
             return true;
         }
-        let (Some(arguments), Some(environment)) = (process::arguments(pid), process::environment(pid))
-        else {
-            return false;
-        };
-        if arguments.is_empty() {
-            // It is just being started, or just ended.
-            return false;
-        }
+        // Else it is just being started or just ended, or GHC has forked it and it becomes the assembler now.
+        let Some((arguments, environment)) = process::started_as(pid, &executable) else { return false };
         // The parent may have become GHC after it was looked at last.
         if stat.parent != self.own
             && !self.live.contains_key(&stat.parent)
