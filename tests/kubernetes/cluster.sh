@@ -443,6 +443,8 @@ open_namespace() {
     # --kill-child: whichever of the two processes is killed, the other goes as well.
     setsid unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
         "$SOURCE/cluster.sh" inside "$RUN" >"$LOGS/namespace.log" 2>&1 </dev/null &
+    # `down` kills it, which is no news.
+    disown
 }
 
 begin() { : >"$RUN/begin/$1"; }
