@@ -46,9 +46,7 @@ enum Carried {
     All,
     /// It answered otherwise.
     Refused(Response),
-    /// It was content with fewer.
-    Early(StatusCode),
-    /// The line broke, or stood still.
+    /// The line broke or stood still, or the registry was content with fewer.
     Broken(String),
 }
 
@@ -184,22 +182,14 @@ impl Registry {
         let unreachable = |why: String| {
             Try::Again(Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why })
         };
-        let early = match carried.map_err(Try::Final)? {
-            Carried::All => None,
+        match carried.map_err(Try::Final)? {
+            Carried::All => {}
             Carried::Refused(answer) => return Err(self.judge(what, target, answer).await),
-            Carried::Early(status) => Some(status),
             Carried::Broken(why) => return Err(unreachable(why)),
-        };
-        match (outcome, early) {
-            (Ok(outcome), None) => {
-                self.close_upload(target.clone(), &outcome.packed.digest, Vec::new()).await?;
-                Ok(outcome)
-            }
-            (_, status) => {
-                let status = status.map_or_else(String::new, |status| format!("HTTP {} ", status.as_u16()));
-                Err(unreachable(format!("{status}before the layer was sent to its end")))
-            }
         }
+        let outcome = outcome.map_err(|_| unreachable("the layer was not read to its end".to_owned()))?;
+        self.close_upload(target.clone(), &outcome.packed.digest, Vec::new()).await?;
+        Ok(outcome)
     }
 
     /// The requests that carry a layer.
@@ -237,7 +227,12 @@ impl Registry {
                 None => return Ok(still()),
                 Some(Err(error)) => return Ok(Carried::Broken(reason(&error))),
                 Some(Ok(answer)) if !answer.status().is_success() => return Ok(Carried::Refused(answer)),
-                Some(Ok(answer)) if !chunks.is_part_over() => return Ok(Carried::Early(answer.status())),
+                Some(Ok(answer)) if !chunks.is_part_over() => {
+                    let status = answer.status().as_u16();
+                    return Ok(Carried::Broken(format!(
+                        "HTTP {status} before the layer was sent to its end"
+                    )));
+                }
                 Some(Ok(answer)) => answer,
             };
             *target = self.follow(what, target, &answer)?;
