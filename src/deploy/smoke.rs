@@ -114,8 +114,10 @@ impl Smoke {
         if let Some(host) = &self.host {
             request = request.header(HOST, host);
         }
-        let mut answer =
-            request.send().await.map_err(|error| Wrong(format!("{}: {}", self.url, reason(&error))))?;
+        let mut answer = request
+            .send()
+            .await
+            .map_err(|error| Wrong(format!("{}: {}", self.url, http::innermost(&error))))?;
         let status = answer.status().as_u16();
         if status != self.status {
             return Err(Wrong(format!(
@@ -129,7 +131,7 @@ impl Smoke {
             match answer.chunk().await {
                 Ok(Some(chunk)) => body.extend(&chunk),
                 Ok(None) => break,
-                Err(error) => return Err(Wrong(format!("{}: {}", self.url, reason(&error)))),
+                Err(error) => return Err(Wrong(format!("{}: {}", self.url, http::innermost(&error)))),
             }
         }
         if String::from_utf8_lossy(&body).contains(wanted) {
@@ -137,13 +139,4 @@ impl Smoke {
         }
         Err(Wrong(format!("{} answers with status {status}, but {wanted:?} is not in it", self.url)))
     }
-}
-
-/// The end of the chain of sources: the beginning only says that a request failed.
-fn reason(error: &reqwest::Error) -> String {
-    let mut last: &dyn std::error::Error = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

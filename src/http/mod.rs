@@ -88,10 +88,10 @@ pub fn speaks_no_tls(error: &reqwest::Error) -> bool {
     false
 }
 
-/// The end of the chain of sources, without URL: the beginning only says that a request failed.
+/// The end of the chain of sources. Its beginning only says that a request failed, and the whole URL, which may hold a token.
 #[must_use]
 pub fn innermost(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
+    let Some(mut inner) = std::error::Error::source(error) else { return "the connection broke".to_owned() };
     while let Some(source) = inner.source() {
         inner = source;
     }
@@ -105,7 +105,7 @@ pub fn innermost(error: &reqwest::Error) -> String {
 pub async fn body(
     mut answer: reqwest::Response,
     limit: usize,
-    reason: fn(&reqwest::Error) -> String,
+    reason: impl Fn(&reqwest::Error) -> String,
 ) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| reason(&error))? {

@@ -9,6 +9,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, Head
 use reqwest::{Response, StatusCode};
 
 use super::{Donor, Parts, Stream, odd};
+use crate::http;
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -26,8 +27,8 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new() -> Result<Self, String> {
-        let options = crate::http::Options { timeout: None, follow_redirects: true, ..Default::default() };
-        let client = crate::http::client(&options).map_err(|error| words(&error))?;
+        let options = http::Options { timeout: None, follow_redirects: true, ..Default::default() };
+        let client = http::client(&options).map_err(|error| http::innermost(&error))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("a runtime for HTTP: {error}"))?;
         Ok(Self { runtime: Rc::new(runtime), client })
@@ -36,7 +37,7 @@ impl Client {
     fn wait<T>(&self, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, String> {
         self.runtime.block_on(async {
             match tokio::time::timeout(SILENCE, work).await {
-                Ok(result) => result.map_err(|error| words(&error)),
+                Ok(result) => result.map_err(|error| http::innermost(&error)),
                 Err(_) => Err(format!("nothing came for {} s", SILENCE.as_secs())),
             }
         })
@@ -55,15 +56,6 @@ impl Client {
     pub(super) fn body(&self, response: Response) -> Body {
         Body { client: self.clone(), response, held: Bytes::new() }
     }
-}
-
-/// What went wrong, with its cause and without the URL, which may hold a token.
-fn words(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The URL as it is shown: without what follows the path.

@@ -267,30 +267,22 @@ fn file_name(text: &str) -> Option<String> {
     (!name.is_empty() && name != "." && name != "..").then(|| name.to_owned())
 }
 
-/// An error without the query of the address, which may hold a signature.
-fn explain(url: &str, error: &reqwest::Error) -> String {
-    let mut words = "the connection broke".to_owned();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        words = inner.to_string();
-        source = inner.source();
-    }
-    if error.is_timeout() {
-        words = "no answer in time".to_owned();
-    }
+/// What went wrong at an address, whose query may hold a signature and is left out.
+fn at(url: &str, words: &str) -> String {
     format!("{}: {words}", url.split('?').next().unwrap_or(url))
 }
 
-async fn read(mut response: Response) -> Result<Vec<u8>, String> {
+fn explain(url: &str, error: &reqwest::Error) -> String {
+    at(url, &words(error))
+}
+
+fn words(error: &reqwest::Error) -> String {
+    if error.is_timeout() { "no answer in time".to_owned() } else { http::innermost(error) }
+}
+
+async fn read(response: Response) -> Result<Vec<u8>, String> {
     let url = response.url().as_str().to_owned();
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| explain(&url, &error))? {
-        body.extend_from_slice(&piece);
-        if body.len() > MAX_ANSWER {
-            return Err(format!("{}: the answer is too long", url.split('?').next().unwrap_or(&url)));
-        }
-    }
-    Ok(body)
+    http::body(response, MAX_ANSWER, words).await.map_err(|why| at(&url, &why))
 }
 
 /// A part of a file, read piece by piece.
