@@ -732,6 +732,34 @@ jobs:
     insta::assert_snapshot!(check(text).join("\n"));
 }
 
+#[test]
+fn workflows_that_call_one_another_in_a_circle_are_found() {
+    let calls = |names: &[&str]| {
+        let jobs = names.iter().enumerate().map(|(at, name)| format!("  j{at}: {{uses: ./{name}}}\n"));
+        Some(format!("on: workflow_call\njobs:\n{}", jobs.collect::<String>()).into_bytes())
+    };
+    let read = |path: &str| match path {
+        "one.yaml" => calls(&["end.yaml", "two.yaml"]),
+        "two.yaml" => calls(&["end.yaml", "elsewhere.yaml", "one.yaml"]),
+        "itself.yaml" => calls(&["itself.yaml"]),
+        "end.yaml" => Some(b"on: workflow_call\njobs: {j: {runs-on: x, steps: [{run: echo}]}}".to_vec()),
+        "twice.yaml" => calls(&["end.yaml", "end.yaml"]),
+        _ => None,
+    };
+    let text = "on: push
+jobs:
+  circle: {uses: ./one.yaml}
+  itself: {uses: ./itself.yaml}
+  end: {uses: ./end.yaml}
+  twice: {uses: ./twice.yaml}
+";
+    let around = sower::workflow::Around { served: None, read: Some(&read) };
+    let found = sower::workflow::check_workflow_in(text.as_bytes(), "w.yaml", around);
+    let found: Vec<String> =
+        found.iter().map(|found| format!("{} {} {}", found.place, found.severity, found.message)).collect();
+    insta::assert_snapshot!(found.join("\n"));
+}
+
 fn soup() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![
         "${{",

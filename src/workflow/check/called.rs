@@ -1,6 +1,6 @@
 //! What is handed to a workflow or an action of the same repository, against what it declares.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Problems;
 use super::local::Local;
@@ -19,8 +19,33 @@ pub(super) fn workflow(job: &Job, local: &mut Local<'_>, problems: &mut Problems
         problems.error(uses.place, "call", message);
         return;
     }
+    let mut way = Vec::new();
+    if comes_back(&uses.value, local, &mut way, &mut HashSet::new()) {
+        let way = way.join("' calls '");
+        problems.error(uses.place, "call", format!("this never ends: '{way}'"));
+        return;
+    }
     inputs(job, uses, &called, problems);
     secrets(job, uses, &called, problems);
+}
+
+/// Whether calls that begin here lead to a workflow that is under way already; `way` ends with it then. A workflow of
+/// which that is known not to be so is in `done`.
+fn comes_back(uses: &str, local: &mut Local<'_>, way: &mut Vec<String>, done: &mut HashSet<String>) -> bool {
+    let is_under_way = way.iter().any(|before| before == uses);
+    way.push(uses.to_owned());
+    if is_under_way {
+        return true;
+    }
+    let called = local.workflow(uses).filter(|_| done.insert(uses.to_owned()));
+    let next = called.iter().flat_map(|called| called.jobs.values()).filter_map(|job| job.uses.as_ref());
+    for next in next {
+        if comes_back(&next.value, local, way, done) {
+            return true;
+        }
+    }
+    way.pop();
+    false
 }
 
 fn inputs(job: &Job, uses: &Spanned<String>, called: &Workflow, problems: &mut Problems) {
