@@ -408,7 +408,7 @@ fn register_asks_on_a_terminal_and_checks_each_answer_at_once() {
     terminal.answer("Labels [", 2, "host:host,big:host");
     terminal.answer("Token: ", 1, "not-the-token");
     terminal.answer("Token: ", 2, &forge.registration_token());
-    let status = terminal.child.wait().unwrap();
+    let status = wait("the end", || terminal.child.try_wait().unwrap());
     let shown = terminal.shown();
     assert!(status.success(), "{shown}");
     for text in [
@@ -438,7 +438,7 @@ fn who_leaves_register_at_the_token_has_a_terminal_that_shows_what_is_typed() {
     let mut terminal = Terminal::new(&command, runner.folder());
     terminal.answer("Name [", 1, "");
     terminal.answer("Token: ", 1, "\u{3}");
-    terminal.child.wait().unwrap();
+    wait("the end", || terminal.child.try_wait().unwrap());
     let shown = terminal.shown();
     assert!(shown.contains("code 130"), "{shown}");
     assert!(shown.contains(" echo ") && !shown.contains("-echo "), "{shown}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustix::termios::{LocalModes, OptionalActions};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Outcome};
 use crate::config::{Config, Label};
@@ -217,6 +218,12 @@ fn prompt(question: &str, default: Option<&str>) -> Result<String, Failure> {
 /// Asks without showing what is typed.
 fn secret_prompt(runtime: &tokio::runtime::Runtime, question: &str) -> Result<String, Failure> {
     let stdin = std::io::stdin();
+    // Ctrl-C must not leave a silent terminal behind, so it is waited for before there is one.
+    let mut interrupt = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt())
+            .map_err(|error| Failure::not_well(format!("cannot wait for Ctrl-C: {error}")))?
+    };
     let before = rustix::termios::tcgetattr(&stdin);
     if let Ok(before) = &before {
         let mut silent = before.clone();
@@ -225,11 +232,12 @@ fn secret_prompt(runtime: &tokio::runtime::Runtime, question: &str) -> Result<St
     }
     // Only now: who is quick types before it is silent, else.
     eprint!("{question}: ");
-    // Ctrl-C must not leave a silent terminal behind.
     let answer = runtime.block_on(async {
         tokio::select! {
+            // Who ends the line as well has left all the same.
+            biased;
+            _ = interrupt.recv() => None,
             answer = tokio::task::spawn_blocking(read_line) => answer.ok(),
-            _ = tokio::signal::ctrl_c() => None,
         }
     });
     if let Ok(before) = &before {
