@@ -95,13 +95,7 @@ impl Chunks {
         while !self.is_part_over() {
             self.0.part_over.notified().await;
         }
-        std::future::poll_fn(|context| {
-            self.queue().poll_ahead(
-                std::env::var("X_AHEAD").ok().and_then(|x| x.parse().ok()).unwrap_or(AHEAD),
-                context,
-            )
-        })
-        .await;
+        std::future::poll_fn(|context| self.queue().poll_ahead(AHEAD, context)).await;
         std::future::pending().await
     }
 
