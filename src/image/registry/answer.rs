@@ -6,6 +6,7 @@ use super::auth::{self, Challenge};
 use super::location::shown;
 use super::{Error, Registry};
 use crate::http;
+use crate::image::source::MAX_DOCUMENT;
 
 /// The most that is read of an answer that is no manifest, in bytes.
 pub(super) const MAX_ANSWER: usize = 64 * 1024;
@@ -47,6 +48,27 @@ impl Registry {
 pub(super) fn reason(error: &reqwest::Error) -> String {
     let inner = http::innermost(error);
     if error.is_timeout() { format!("timed out ({inner})") } else { inner }
+}
+
+/// What is wrong with the body of an answer.
+pub(super) fn at_fault(what: &str, url: &Url, why: String) -> Error {
+    Error::Answer { what: what.to_owned(), url: shown(url), why, status: 0 }
+}
+
+/// Reads a document of at most [`MAX_DOCUMENT`] bytes.
+pub(super) async fn document(what: &str, url: &Url, answer: Response) -> Result<Vec<u8>, Error> {
+    let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
+    read(answer, limit).await.map_err(|why| at_fault(what, url, why))
+}
+
+/// The same of a document in JSON.
+pub(super) async fn json<T: serde::de::DeserializeOwned>(
+    what: &str,
+    url: &Url,
+    answer: Response,
+) -> Result<T, Error> {
+    let document = document(what, url, answer).await?;
+    serde_json::from_slice(&document).map_err(|error| at_fault(what, url, error.to_string()))
 }
 
 /// Reads a body up to a limit.

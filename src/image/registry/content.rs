@@ -3,10 +3,9 @@
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 
-use super::answer::read;
+use super::answer::{at_fault, document, json};
 use super::location::shown;
 use super::{Registry, Request};
-use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error};
 
 /// Every manifest type that is read.
@@ -46,7 +45,7 @@ impl Registry {
     /// A small blob: a configuration.
     ///
     /// # Errors
-    /// When it cannot be read, or is longer than [`MAX_DOCUMENT`].
+    /// When it cannot be read, or is longer than [`crate::image::source::MAX_DOCUMENT`].
     pub async fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let what = "reading a blob";
         let target = self.own(&format!("blobs/{digest}"));
@@ -55,11 +54,9 @@ impl Registry {
         if answer.status() != StatusCode::OK {
             return Err(self.failure(what, &url, answer).await);
         }
-        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
-        let wrong = |why| Error::Answer { what: what.to_owned(), url: shown(&url), why, status: 0 };
-        let bytes = read(answer, limit).await.map_err(wrong)?;
+        let bytes = document(what, &url, answer).await?;
         if Digest::of(&bytes) != *digest {
-            return Err(wrong("the blob is not what its digest says".to_owned()));
+            return Err(at_fault(what, &url, "the blob is not what its digest says".to_owned()));
         }
         Ok(bytes)
     }
@@ -67,7 +64,7 @@ impl Registry {
     /// A manifest by tag or digest: its bytes, media type and digest. `None`: there is no such tag (any more).
     ///
     /// # Errors
-    /// When it cannot be read, or is longer than [`MAX_DOCUMENT`].
+    /// When it cannot be read, or is longer than [`crate::image::source::MAX_DOCUMENT`].
     pub async fn read_manifest(&self, reference: &str) -> Result<Option<(Vec<u8>, String, Digest)>, Error> {
         let what = "reading a manifest";
         let target = self.own(&format!("manifests/{reference}"));
@@ -80,10 +77,7 @@ impl Registry {
         }
         let media_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.unwrap_or_default().to_owned();
-        let limit = usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX);
-        let bytes = read(answer, limit).await;
-        let bytes =
-            bytes.map_err(|why| Error::Answer { what: what.to_owned(), url: shown(&url), why, status: 0 })?;
+        let bytes = document(what, &url, answer).await?;
         let digest = Digest::of(&bytes);
         Ok(Some((bytes, media_type, digest)))
     }
@@ -133,15 +127,7 @@ impl Registry {
                 _ => return Err(self.failure(what, &url, answer).await),
             }
             let next = next_page(&answer);
-            let body = read(answer, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await;
-            let page: Result<Page, String> =
-                body.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));
-            let page = page.map_err(|why| Error::Answer {
-                what: what.to_owned(),
-                url: shown(&url),
-                why,
-                status: 0,
-            })?;
+            let page: Page = json(what, &url, answer).await?;
             let before = tags.len();
             tags.extend(page.tags.unwrap_or_default());
             let Some(next) = next else { break };

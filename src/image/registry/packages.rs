@@ -3,11 +3,10 @@
 use reqwest::header::{ACCEPT, HeaderMap};
 use reqwest::{Method, StatusCode};
 
-use super::answer::{MAX_ANSWER, read};
+use super::answer::{MAX_ANSWER, json, read};
 use super::location::{Target, shown};
 use super::login::Authorization;
 use super::{Access, Credentials, Options, Registry, Request, is_passing};
-use crate::image::source::MAX_DOCUMENT;
 use crate::image::{Digest, Error, Repository};
 
 /// One version of a package: a tag, or a manifest without a tag (`sha256:…`).
@@ -119,15 +118,7 @@ impl Packages {
                 return Err(self.inner.failure(what, &url, answer).await);
             }
             total = total_count(answer.headers()).or(total);
-            let body = read(answer, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await;
-            let versions: Result<Vec<Version>, String> =
-                body.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));
-            let versions = versions.map_err(|why| Error::Answer {
-                what: what.to_owned(),
-                url: shown(&url),
-                why,
-                status: 200,
-            })?;
+            let versions: Vec<Version> = json(what, &url, answer).await?;
             let before = found.len();
             let empty = versions.is_empty();
             found.extend(versions.into_iter().map(|version| (version.id, version)));
