@@ -5,14 +5,13 @@ mod scenarios;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use scenarios::{PATIENCE, registered, runner, ticks, wait};
 use sower_test_support::{
-    Enqueue, ErrorStyle, Fault, Forge, Method, Options, Rule, RunView, Runner, Status, Version,
+    Enqueue, ErrorStyle, Fault, Forge, Method, Options, Rule, RunView, Runner, Status, Version, free_address,
 };
 
 fn forge() -> Forge {
@@ -80,7 +79,7 @@ fn register_at_what_is_no_gitea_says_so() {
 
 #[test]
 fn register_where_nobody_listens_says_so() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address().unwrap();
     let runner = new_runner();
     let output = runner.register(&format!("http://{address}"), "token", "host:host", &[]).unwrap();
     assert!(!output.status.success());

@@ -406,7 +406,7 @@ echo '{"items":[{"metadata":{"name":"s-0","ownerReferences":[{"uid":"s"}]},
 "#;
         let made = Command::new("sh").args(["-c", script]).current_dir(dir.path()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = sower_test_support::free_address().unwrap().port();
         let process = Command::new("openssl")
             .args(["s_server", "-quiet", "-WWW", "-Verify", "1", "-verify_return_error", "-CAfile", "ca.pem"])
             .args(["-key", "server.key", "-cert", "server.pem", "-accept", &format!("127.0.0.1:{port}")])

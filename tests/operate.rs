@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use scenarios_start::{PATIENCE, registered, runner, wait};
 use serde_json::Value;
-use sower_test_support::{Enqueue, Forge, Options, Rule, Runner};
+use sower_test_support::{Enqueue, Forge, Options, Rule, Runner, free_address};
 
 fn forge() -> Forge {
     Forge::start(Options::default()).unwrap()
@@ -399,7 +399,7 @@ fn register_asks_on_a_terminal_and_checks_each_answer_at_once() {
     let runner = Runner::new(env!("CARGO_BIN_EXE_sower"), 1).unwrap();
     let command = format!("{} register -c {}", env!("CARGO_BIN_EXE_sower"), runner.config_file().display());
     let mut terminal = Terminal::new(&command, runner.folder());
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = free_address().unwrap();
     terminal.answer("Address: ", 1, "git.example.org/");
     terminal.answer("Address: ", 2, &format!("http://{nobody}"));
     terminal.answer("Address: ", 3, &forge.url());

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use sower::ssh::{Connection, Error, Exit, FileKind, Options, Secret, Target};
-use sower_test_support::Sshd;
+use sower_test_support::{Sshd, free_address};
 
 fn target(sshd: &Sshd) -> Target {
     format!("127.0.0.1:{}", sshd.port()).parse().unwrap()
@@ -352,7 +352,7 @@ fn files_are_read_in_ranges_and_written() {
 #[test]
 fn nobody_and_nonsense_on_the_port_are_said() {
     let sshd = Sshd::start().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = free_address().unwrap().port();
     let nobody = format!("127.0.0.1:{free}").parse().unwrap();
     let error = Connection::open(&nobody, &options(&sshd)).err().unwrap();
     assert!(error.to_string().contains("cannot be reached over SSH: Connection refused"), "{error}");

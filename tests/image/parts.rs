@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use sower::image::Digest;
+use sower_test_support::free_address;
 
 /// Runs a program that the tests need.
 pub(crate) fn part(program: &str, arguments: &[&str]) -> Output {
@@ -55,7 +56,7 @@ impl DockerRegistry {
 
     fn configured(extra: &str, http: &str, command: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address().unwrap();
         let config = directory.path().join("config.yml");
         let data = directory.path().join("data");
         let text = format!(

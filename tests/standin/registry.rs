@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use sower_test_support::{Answer, Forge, Options, PASSWORD, RegistryOptions, USER, ask};
+use sower_test_support::{Answer, Forge, Options, PASSWORD, RegistryOptions, USER, ask, free_address};
 
 const DEAD_REALM: &str = "http://127.0.0.1:1";
 
@@ -21,7 +21,7 @@ struct Registry {
 impl Registry {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address().unwrap();
         let config = folder.path().join("config.yml");
         let storage = folder.path().join("storage");
         fs::write(

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::ask::{Answer, ask};
 use crate::forge::{PASSWORD, USER};
 use crate::git::push_files;
+use crate::ports::free_address;
 use crate::random;
 use crate::runner::signal;
 use crate::server::{JobSeen, Server, Trouble};
@@ -66,8 +66,7 @@ impl Gitea {
     /// When the program cannot be started, or says no; the error has its last words.
     pub fn start(program: &Path) -> Result<Self, Trouble> {
         let folder = tempfile::Builder::new().prefix("gitea-").tempdir()?;
-        // Free now; nothing else here takes ports by number.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_address()?.port();
         let mut server = Self {
             program: program.to_owned(),
             folder,

@@ -1,13 +1,15 @@
 //! A real sshd on a port of loopback, with keys of its own, for tests of everything that goes over SSH.
 
 use std::fs;
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::ports::free_address;
 
 /// Where Debian puts it. sshd insists on being called by its full path.
 const PROGRAM: &str = "/usr/sbin/sshd";
@@ -33,7 +35,7 @@ impl Sshd {
             return Err(io::Error::other(format!("{PROGRAM} is missing: `make test-parts` installs it")));
         }
         let dir = tempfile::Builder::new().prefix("sshd-").tempdir()?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_address()?.port();
         let mut sshd = Self { dir, port, process: None };
         sshd.make_key("host_key", "ed25519", "")?;
         sshd.make_key("user_key", "ed25519", "")?;
@@ -57,8 +59,26 @@ impl Sshd {
     pub fn go_on(&mut self) -> io::Result<()> {
         // Debian's wants its empty directory for unprivileged children.
         fs::create_dir_all("/run/sshd")?;
+        self.process = Some(self.spawn()?);
+        let began = Instant::now();
+        while !self.greets() {
+            if began.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+                return Err(io::Error::other(format!("sshd does not listen: {log}")));
+            }
+            thread::sleep(Duration::from_millis(20));
+            // A session that one killed before had just begun may hold the port for a moment longer.
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().ok()?);
+            if ended.is_some() {
+                self.process = Some(self.spawn()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log"))?;
-        let process = Command::new(PROGRAM)
+        Command::new(PROGRAM)
             .arg("-D")
             .arg("-e")
             .arg("-f")
@@ -66,17 +86,20 @@ impl Sshd {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            .spawn()?;
-        self.process = Some(process);
-        let began = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            if began.elapsed() > PATIENCE {
-                let log = fs::read_to_string(self.path("log")).unwrap_or_default();
-                return Err(io::Error::other(format!("sshd does not listen: {log}")));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+            .spawn()
+    }
+
+    /// Whether an sshd speaks on the port. That a connection comes about says less: a port on which nobody accepts any
+    /// more does that too, as long as anybody holds it.
+    fn greets(&self) -> bool {
+        let ask = || -> io::Result<[u8; 4]> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            let mut begin = [0; 4];
+            stream.read_exact(&mut begin)?;
+            Ok(begin)
+        };
+        ask().is_ok_and(|begin| &begin == b"SSH-")
     }
 
     /// Kills it and all its sessions, as a power cut would: nobody says goodbye.
