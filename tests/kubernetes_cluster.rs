@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use sower_test_support::Sshd;
+use sower_test_support::{Sshd, free_address};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/charts/app");
 
@@ -68,7 +68,7 @@ fn path() -> String {
 impl Registry {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().unwrap().port();
         let config = dir.path().join("config.yml");
         let storage = dir.path().join("storage");
         let text = format!(
@@ -526,7 +526,10 @@ fn a_hook_that_fails_is_told_with_its_log() {
 #[test]
 #[ignore = "needs a Kubernetes: `make test` and `make test-cluster` start one"]
 fn a_green_helm_is_not_believed_without_a_probe() {
-    let stage = stage_with_release("settle");
+    let stage = Stage::new("settle");
+    // The pods of the first revision are still there, and ready, when it is gone back to.
+    let ran = stage.deploy(&["--timeout", "2m", "--set", "grace=20"]);
+    assert_eq!(ran.code, 0, "{}", ran.progress);
     let ran = stage.fails("crash", &["--set", "probe=false", "--set", "script=sleep 3; echo gone; exit 5"]);
     assert!(ran.sentence().contains("exit code 5"), "{}", ran.sentence());
     assert!(
@@ -792,7 +795,7 @@ mod expired {
     impl Server {
         pub(super) fn start() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_address().unwrap().port();
             let (key, certificate) = (dir.path().join("key"), dir.path().join("certificate"));
             let script = "openssl ecparam -name prime256v1 -genkey -noout -out $1 && \
                  openssl req -new -key $1 -subj /CN=127.0.0.1 -out $2.csr && echo subjectAltName=IP:127.0.0.1 >$2.ext && \

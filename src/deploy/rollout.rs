@@ -97,9 +97,10 @@ impl Rollout {
         })
     }
 
-    /// The pods of the newest revisions.
+    /// The pods of the newest revisions, without those that are being removed: a revision that is gone back to may
+    /// still have some of its first time, and they look ready to their end.
     pub fn pods(&self) -> impl Iterator<Item = &ReleasePod> {
-        self.services().flat_map(|workload| &workload.pods)
+        self.services().flat_map(|workload| &workload.pods).filter(|pod| !pod.is_leaving())
     }
 
     /// Containers without a readiness probe, as `container app of deployment/app`: that they are ready says only that
@@ -176,7 +177,7 @@ impl Workload {
 
     /// Whether all pods of the newest revision are ready.
     pub(super) fn is_ready(&self) -> bool {
-        self.pods.iter().filter(|pod| pod.ready).count() as u64 >= self.wanted
+        self.pods.iter().filter(|pod| pod.ready && !pod.is_leaving()).count() as u64 >= self.wanted
     }
 
     pub(super) fn state(&self) -> String {
@@ -209,6 +210,11 @@ impl ReleasePod {
                 .collect(),
             object,
         }
+    }
+
+    /// Whether it is being removed.
+    pub(super) const fn is_leaving(&self) -> bool {
+        self.object.metadata.deletion_timestamp.is_some()
     }
 }
 
@@ -400,6 +406,19 @@ mod tests {
         assert_eq!(rollout.pods().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["app-2-x"]);
         assert_eq!(rollout.images(), ["app:2"]);
         assert!(rollout.pods().all(|pod| pod.ready));
+    }
+
+    #[test]
+    fn pods_that_are_being_removed_do_not_count() {
+        let mut leaving = pod("1", &running());
+        leaving["metadata"]["name"] = json!("app-1-old");
+        leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let only = rollout(&[deployment("1"), replica_set("1"), leaving.clone()]);
+        assert_eq!(only.pods().count(), 0);
+        assert!(!only.workloads[0].is_ready());
+        let both = rollout(&[deployment("1"), replica_set("1"), leaving, pod("1", &running())]);
+        assert_eq!(both.pods().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["app-1-x"]);
+        assert!(both.workloads[0].is_ready());
     }
 
     #[test]

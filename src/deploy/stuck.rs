@@ -63,7 +63,7 @@ fn waiting(rollout: &Rollout) -> Vec<(String, &'static str, String)> {
                         matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing")
                     })
                 });
-            if idle && pod.object.metadata.deletion_timestamp.is_none() {
+            if idle && !pod.is_leaving() {
                 found.push((pod.object.metadata.uid.clone(), "Pod", pod.name.clone()));
             }
         }

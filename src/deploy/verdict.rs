@@ -82,7 +82,7 @@ impl Watchful {
             for pod in &workload.pods {
                 let uid = &pod.object.metadata.uid;
                 let old = self.before.contains(uid);
-                if pod.object.metadata.deletion_timestamp.is_some() {
+                if pod.is_leaving() {
                     continue;
                 }
                 if let Some((what, patience)) = self.of_pod(pod, leaving, is_hook) {
