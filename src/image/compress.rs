@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use super::block::fill;
+
 /// What is done with a plain layer on its way to the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
@@ -127,7 +129,8 @@ impl Pool {
         mut emit: impl FnMut(Vec<u8>) -> bool + Send,
     ) -> io::Result<()> {
         let size = method.block();
-        let first = read_block(input, size, self.spent.take())?;
+        let mut first = self.spent.take();
+        fill(&mut first, size, input)?;
         seen(&first);
         if first.len() < size {
             // Most layers of a split image: no thread is worth it.
@@ -149,10 +152,10 @@ impl Pool {
                 if order.send(block).is_err() || self.jobs.send(job).is_err() {
                     break Ok(());
                 }
-                plain = match read_block(input, size, self.spent.take()) {
-                    Ok(plain) => plain,
-                    Err(error) => break Err(error),
-                };
+                plain = self.spent.take();
+                if let Err(error) = fill(&mut plain, size, input) {
+                    break Err(error);
+                }
                 seen(&plain);
             };
             drop(order);
@@ -160,22 +163,6 @@ impl Pool {
             read.and(written)
         })
     }
-}
-
-/// Fills `block` anew, with less than `size` bytes only at the end of the input.
-fn read_block(input: &mut dyn Read, size: usize, mut block: Vec<u8>) -> io::Result<Vec<u8>> {
-    block.resize(size, 0);
-    let mut length = 0;
-    while length < size {
-        match input.read(&mut block[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    block.truncate(length);
-    Ok(block)
 }
 
 fn work_on(queue: &Mutex<Receiver<Job>>, spent: &Spent) {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::block::fill;
 use super::chunks::{Chunk, Chunks};
 use super::compress::{Method, Pool};
 use super::digest::Hasher;
@@ -322,8 +323,8 @@ fn pass(
     mut seen: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Trouble> {
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        source.take(CHUNK as u64).read_to_end(&mut chunk)?;
+        let mut chunk = Vec::new();
+        fill(&mut chunk, CHUNK, source)?;
         if chunk.is_empty() {
             return Ok(());
         }

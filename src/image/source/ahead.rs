@@ -4,6 +4,8 @@
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 
+use crate::image::block::fill;
+
 /// Bytes in a block.
 const BLOCK: usize = 128 * 1024;
 /// Blocks that wait to be looked into. One more is being filled, one is looked into.
@@ -26,24 +28,23 @@ impl Ahead {
     /// # Errors
     /// When no thread can be started.
     pub(super) fn start(mut source: impl Read + Send + 'static) -> io::Result<Self> {
-        let (fill, filled) = sync_channel(WAITING);
+        let (filled, next) = sync_channel(WAITING);
         let (spent, empty) = channel::<Vec<u8>>();
         let run = move || {
             loop {
-                let mut block = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK));
-                block.clear();
-                let read = source.by_ref().take(BLOCK as u64).read_to_end(&mut block);
-                let is_over = !matches!(read, Ok(count) if count > 0);
+                let mut block = empty.try_recv().unwrap_or_default();
+                let read = fill(&mut block, BLOCK, &mut source);
+                let is_over = read.is_err() || block.is_empty();
                 // What came before a fault comes first.
                 let is_wanted =
-                    block.is_empty() || read.is_ok() || fill.send(Ok(std::mem::take(&mut block))).is_ok();
-                if !is_wanted || fill.send(read.map(|_| block)).is_err() || is_over {
+                    block.is_empty() || read.is_ok() || filled.send(Ok(std::mem::take(&mut block))).is_ok();
+                if !is_wanted || filled.send(read.map(|()| block)).is_err() || is_over {
                     return;
                 }
             }
         };
         std::thread::Builder::new().name("ahead".to_owned()).spawn(run)?;
-        Ok(Self { filled, spent, block: Vec::new(), taken: 0, is_over: false, failed: None })
+        Ok(Self { filled: next, spent, block: Vec::new(), taken: 0, is_over: false, failed: None })
     }
 }
 

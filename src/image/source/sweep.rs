@@ -16,11 +16,12 @@ use tokio::sync::mpsc;
 use super::unpack::{Packed, Reel};
 use super::{END_MARK, Image, Layer, Location, Storage};
 use crate::image::Error;
+use crate::image::block::fill;
 
 /// Bytes handed over at once.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 128 * 1024;
 /// Chunks that wait for a layer's reader.
-const WAITING: usize = 4;
+const WAITING: usize = 2;
 /// Layers whose last piece has not come. A group of small store paths and one of the smallest, a large one amidst them, what
 /// is outside the store and two more that are opened ahead.
 const OPEN_AT_MOST: usize = 7;
@@ -216,8 +217,8 @@ fn hand_over(
 ) -> io::Result<bool> {
     while *position < range.end {
         let want = usize::try_from(range.end - *position).unwrap_or(CHUNK).min(CHUNK);
-        let mut chunk = Vec::with_capacity(want);
-        reel.by_ref().take(want as u64).read_to_end(&mut chunk)?;
+        let mut chunk = Vec::new();
+        fill(&mut chunk, want, reel)?;
         if chunk.len() < want {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
