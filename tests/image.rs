@@ -294,10 +294,10 @@ fn a_location_on_another_host_gets_no_credentials() {
 #[test]
 fn a_cut_upload_and_a_busy_registry_are_tried_again() {
     let registry = DockerRegistry::start("");
-    let patches = AtomicUsize::new(0);
+    let carried = AtomicUsize::new(0);
     let busy = AtomicUsize::new(0);
     let front = Front::start(Some(registry.address), move |seen| match seen.method.as_str() {
-        "PATCH" => match patches.fetch_add(1, Ordering::SeqCst) {
+        _ if seen.carries_layer() => match carried.fetch_add(1, Ordering::SeqCst) {
             0 => Do::CutAfter(30_000),
             1 => Do::Answer(503, vec![], vec![]),
             _ => Do::Pass,
@@ -308,7 +308,7 @@ fn a_cut_upload_and_a_busy_registry_are_tried_again() {
         _ => Do::Pass,
     });
     let sower = Sower::new();
-    let image = TestImage::new(&[400_000]);
+    let image = TestImage::new(&[2_600_000]);
     // A compressed source, whose reading must start anew as well.
     std::fs::write(sower.path("image.tar.gz"), gzip(&image.archive())).unwrap();
     let to = format!("{}/shop/app:t", front.address);

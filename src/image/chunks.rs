@@ -1,7 +1,8 @@
 //! The bytes of a layer between the thread that makes them and the requests that send them.
 //!
-//! A layer goes in one request or in several, one after the other. While an answer is awaited nothing is sent; what is made
-//! in that time is taken in, up to a limit, so that nobody who makes bytes stands still because a registry writes them.
+//! A short layer is taken in as a whole, so that one request of known length carries it, and again if need be. A long one
+//! goes in one request or in several, one after the other. While an answer is awaited nothing is sent; what is made in that
+//! time is taken in, up to a limit, so that nobody who makes bytes stands still because a registry writes them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,13 +10,36 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use tokio::sync::{Notify, mpsc};
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// A piece of a layer, or the news that the rest cannot be had.
 pub type Chunk = io::Result<Vec<u8>>;
 
 /// Bytes taken in between two requests.
 const AHEAD: usize = 2 * 1024 * 1024;
+/// The most bytes of a layer that counts as short.
+const SHORT: usize = 1024 * 1024;
+/// Bytes that the short layers on their way take together; there is room for few of the longest, and for many short ones.
+const ROOM: usize = 2 * 1024 * 1024;
+
+/// The memory for short layers of one registry.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM)))
+    }
+}
+
+/// All bytes of a short layer.
+#[derive(Debug)]
+pub struct Whole {
+    /// What is sent.
+    pub bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 /// What is made of a layer and not sent yet.
 #[derive(Debug, Clone)]
@@ -104,6 +128,33 @@ impl Chunks {
     pub fn is_part_over(&self) -> bool {
         let queue = self.queue();
         queue.left == 0 || queue.is_over
+    }
+
+    /// Takes in the whole layer. `None`: it is too long, there is no room for it now, or its source fails; what was taken in
+    /// goes with the next request.
+    pub async fn whole(&self, room: &Room) -> Option<Whole> {
+        let mut taken: Option<OwnedSemaphorePermit> = None;
+        loop {
+            let has = self.queue().ahead_bytes;
+            let is_over = !std::future::poll_fn(|context| self.queue().poll_ahead(has + 1, context)).await;
+            let mut queue = self.queue();
+            if queue.ahead_bytes > SHORT || queue.ahead.back().is_some_and(Result::is_err) {
+                return None;
+            }
+            let more = queue.ahead_bytes - has;
+            // As many as there are chunks at most, and each fits.
+            let more = room.0.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX)).ok()?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                none => *none = Some(more),
+            }
+            if is_over {
+                let mut bytes = Vec::with_capacity(queue.ahead_bytes);
+                queue.ahead.drain(..).flatten().for_each(|chunk| bytes.extend_from_slice(&chunk));
+                queue.ahead_bytes = 0;
+                return Some(Whole { bytes: bytes.into(), _room: taken });
+            }
+        }
     }
 
     /// Whether there is something for one more request. Waits for it.

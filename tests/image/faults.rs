@@ -8,18 +8,31 @@ use crate::parts::{DockerRegistry, Sower, TestImage, TokenService, basic, gzip};
 use crate::split::{nix_image, unpacked};
 use crate::{PASSWORD, pulled, tags, user};
 
+/// Content of which half cannot be compressed: a layer that goes in one piece, and one that is sent while it is read.
+const SHORT: usize = 200_000;
+const LONG: usize = 2_600_000;
+
 #[test]
 fn a_cut_at_any_of_fifty_places_loses_nothing() {
+    cuts_lose_nothing(SHORT);
+}
+
+#[test]
+fn nor_does_a_cut_of_a_layer_that_is_still_being_read() {
+    cuts_lose_nothing(LONG);
+}
+
+fn cuts_lose_nothing(size: usize) {
     let registry = DockerRegistry::start("");
     let address = registry.address;
-    let image = TestImage::new(&[200_000]);
+    let image = TestImage::new(&[size]);
     let archive = image.archive();
     // Places from one to the layer's length, as a generator would throw them.
     let mut state: u32 = 7;
     let offsets: Vec<usize> = (0..50)
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            1 + (state >> 8) as usize % 110_000
+            1 + (state >> 8) as usize % (size / 20 * 11)
         })
         .collect();
     // Most of the time goes to waiting before the next try.
@@ -33,7 +46,7 @@ fn a_cut_at_any_of_fifty_places_loses_nothing() {
                     let cut = AtomicBool::new(false);
                     let offset = *offset;
                     let front = Front::start(Some(address), move |seen| {
-                        let now = seen.method == "PATCH" && !cut.swap(true, Ordering::SeqCst);
+                        let now = seen.carries_layer() && !cut.swap(true, Ordering::SeqCst);
                         if now { Do::CutAfter(offset) } else { Do::Pass }
                     });
                     let to = format!("{}/cut/at{offset}:t", front.address);
@@ -81,7 +94,7 @@ fn an_upload_goes_on_where_a_registry_says_that_it_can() {
         }
     });
     let sower = Sower::new();
-    let image = TestImage::new(&[300_000]);
+    let image = TestImage::new(&[LONG]);
     image.write(&sower.path("image.tar"));
     let to = format!("{}/shop/app:t", registry.address);
     let push = sower.image(&["push", "image.tar", &to, "--plain-http", "--json"]).well().json();
@@ -106,7 +119,7 @@ fn a_token_that_runs_out_in_the_middle_is_renewed() {
         if seen.method == "PATCH" { Do::PassSlowly(std::time::Duration::from_secs(4)) } else { Do::Pass }
     });
     let sower = user("dev", PASSWORD);
-    let image = TestImage::new(&[200_000]);
+    let image = TestImage::new(&[LONG]);
     image.write(&sower.path("image.tar"));
     let to = format!("{}/shop/app:t", front.address);
     let push = sower.image(&["push", "image.tar", &to, "--plain-http"]).well();
@@ -118,12 +131,17 @@ fn a_token_that_runs_out_in_the_middle_is_renewed() {
 
 #[test]
 fn a_registry_that_is_started_anew_in_the_middle_gets_the_image() {
+    started_anew(SHORT);
+    started_anew(LONG);
+}
+
+fn started_anew(size: usize) {
     let mut registry = DockerRegistry::start("");
     let address = registry.address;
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let stop = std::sync::Mutex::new(Some(stop));
     let front = Front::start(Some(address), move |seen| {
-        if seen.method == "PATCH"
+        if seen.carries_layer()
             && let Some(stop) = stop.lock().unwrap().take()
         {
             stop.send(()).unwrap();
@@ -132,7 +150,7 @@ fn a_registry_that_is_started_anew_in_the_middle_gets_the_image() {
         Do::Pass
     });
     let sower = Sower::new();
-    let image = TestImage::new(&[400_000, 3000]);
+    let image = TestImage::new(&[size, 3000]);
     image.write(&sower.path("image.tar"));
     let to = format!("{}/shop/app:t", front.address);
     let push = std::thread::scope(|scope| {
@@ -149,12 +167,13 @@ fn a_registry_that_is_started_anew_in_the_middle_gets_the_image() {
 fn a_registry_whose_disk_is_full_tags_nothing_and_the_reason_is_said() {
     // No file may grow past 64 KiB: the layer does not fit.
     let registry = DockerRegistry::start_limited(65_536);
-    let sower = Sower::new();
-    let image = TestImage::new(&[400_000]);
-    image.write(&sower.path("image.tar"));
-    let to = format!("{}/shop/app:t", registry.address);
-    sower.image(&["push", "image.tar", &to, "--plain-http"]).badly(1, &["sending a layer", "HTTP 5"]);
-    assert_eq!(tags(&registry, "shop/app"), [""; 0]);
+    for size in [SHORT, LONG] {
+        let sower = Sower::new();
+        TestImage::new(&[size]).write(&sower.path("image.tar"));
+        let to = format!("{}/shop/app:t", registry.address);
+        sower.image(&["push", "image.tar", &to, "--plain-http"]).badly(1, &["sending a layer", "HTTP 5"]);
+        assert_eq!(tags(&registry, "shop/app"), [""; 0]);
+    }
 }
 
 #[test]
@@ -209,18 +228,42 @@ fn a_registry_that_for_a_moment_does_not_know_its_own_blob_is_asked_again() {
 
 #[test]
 fn a_blob_that_arrives_damaged_is_sent_again() {
+    for size in [SHORT, LONG] {
+        let registry = DockerRegistry::start("");
+        let damaged = AtomicBool::new(false);
+        let front = Front::start(Some(registry.address), move |seen| {
+            let now = seen.carries_layer() && !damaged.swap(true, Ordering::SeqCst);
+            if now { Do::Damage } else { Do::Pass }
+        });
+        let sower = Sower::new();
+        let image = TestImage::new(&[size]);
+        image.write(&sower.path("image.tar"));
+        let to = format!("{}/shop/app:t", front.address);
+        sower.image(&["push", "image.tar", &to, "--plain-http"]).well();
+        assert_eq!(front.carried(), 2, "{size}");
+        assert_eq!(front.count("PATCH", ""), if size == LONG { 2 } else { 0 });
+        assert_eq!(pulled(&format!("{}/shop/app:t", registry.address)).1, image.layers);
+    }
+}
+
+/// Standard input cannot be read again: what is sent anew was in memory.
+#[test]
+fn a_short_layer_is_read_once_however_often_it_is_sent() {
     let registry = DockerRegistry::start("");
-    let damaged = AtomicBool::new(false);
+    let refused = AtomicUsize::new(0);
     let front = Front::start(Some(registry.address), move |seen| {
-        let now = seen.method == "PATCH" && !damaged.swap(true, Ordering::SeqCst);
-        if now { Do::Damage } else { Do::Pass }
+        match seen.carries_layer().then(|| refused.fetch_add(1, Ordering::SeqCst)) {
+            Some(0) => Do::CutAfter(20_000),
+            Some(1) => Do::Answer(429, vec![("Retry-After", "1".to_owned())], Vec::new()),
+            Some(2) => Do::Damage,
+            _ => Do::Pass,
+        }
     });
     let sower = Sower::new();
-    let image = TestImage::new(&[200_000]);
-    image.write(&sower.path("image.tar"));
+    let image = TestImage::new(&[SHORT]);
     let to = format!("{}/shop/app:t", front.address);
-    sower.image(&["push", "image.tar", &to, "--plain-http"]).well();
-    assert_eq!(front.count("PATCH", ""), 2);
+    sower.image_with_bytes(&["push", "-", &to, "--plain-http"], &image.archive()).well();
+    assert_eq!((front.carried(), front.count("PATCH", "")), (4, 0));
     assert_eq!(pulled(&format!("{}/shop/app:t", registry.address)).1, image.layers);
 }
 
@@ -261,9 +304,9 @@ fn a_compressed_archive_gets_through_cuts_in_any_of_its_layers() {
     for every in [2, 5, 11] {
         let count = AtomicUsize::new(0);
         let front = Front::start(Some(registry.address), move |seen| {
-            let patches = if seen.method == "PATCH" { count.fetch_add(1, Ordering::SeqCst) } else { 1 };
+            let carried = if seen.carries_layer() { count.fetch_add(1, Ordering::SeqCst) } else { 1 };
             // Four cuts in all: a layer that meets each of them is sent the fifth time.
-            let now = patches % every == 0 && patches < 4 * every;
+            let now = carried % every == 0 && carried < 4 * every;
             if now { Do::CutAfter(500) } else { Do::Pass }
         });
         let sower = Sower::new();

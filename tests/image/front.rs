@@ -14,8 +14,18 @@ pub(crate) struct Seen {
     /// Path and query.
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    /// Of the body, as far as the head tells it.
+    pub(crate) length: usize,
     /// Only where there is no registry behind.
     pub(crate) body: Vec<u8>,
+}
+
+impl Seen {
+    /// Whether it carries bytes of a layer: some of a long one, or all of a short one. Configurations here are shorter.
+    pub(crate) fn carries_layer(&self) -> bool {
+        let is_whole = self.method == "PUT" && self.path.contains("/uploads/") && self.length > 1000;
+        self.method == "PATCH" || is_whole
+    }
 }
 
 /// What to do with a request.
@@ -81,6 +91,11 @@ impl Front {
     pub(crate) fn count(&self, method: &str, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(part)).count()
     }
+
+    /// How many requests carried bytes of layers.
+    pub(crate) fn carried(&self) -> usize {
+        self.seen().iter().filter(|seen| seen.carries_layer()).count()
+    }
 }
 
 fn read_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
@@ -115,11 +130,13 @@ fn serve(
     let text = String::from_utf8_lossy(&head).into_owned();
     let mut words = text.split(' ');
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let authorization = text.split("\r\n").find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("authorization").then(|| value.trim().to_owned())
-    });
-    let mut seen = Seen { method: method.to_owned(), path: path.to_owned(), authorization, body: Vec::new() };
+    let mut seen = Seen {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        authorization: header(&text, "authorization").map(str::to_owned),
+        length: header(&text, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
+        body: Vec::new(),
+    };
     if behind.is_none() {
         seen.body = drain(&mut client, &text);
     }
@@ -190,12 +207,16 @@ fn serve(
     Ok(())
 }
 
+fn header<'h>(head: &'h str, wanted: &str) -> Option<&'h str> {
+    head.split("\r\n").find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+    })
+}
+
 /// Reads a body, of known length or in chunks, which are put together.
 fn drain(client: &mut TcpStream, head: &str) -> Vec<u8> {
-    let length = head.split("\r\n").find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
+    let length = header(head, "content-length").and_then(|length| length.parse::<usize>().ok());
     let mut body = Vec::new();
     if let Some(length) = length {
         // A client that goes away is part of the tests.

@@ -45,10 +45,10 @@ fn layers(gitea: &Gitea, reference: &str) -> Vec<Vec<u8>> {
 fn a_push_goes_past_a_realm_elsewhere_and_through_cuts_and_the_next_one_moves_little() {
     let gitea = gitea();
     let host = gitea.url().trim_start_matches("http://").to_owned();
-    let patches = AtomicUsize::new(0);
+    let carried = AtomicUsize::new(0);
     // Reached under another port than the one that its ROOT_URL names; every third upload is cut.
     let front = Front::start(Some(host.parse().unwrap()), move |seen| {
-        let cut = seen.method == "PATCH" && patches.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
+        let cut = seen.carries_layer() && carried.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
         if cut { Do::CutAfter(700) } else { Do::Pass }
     });
     let sower = sower(&gitea);

@@ -120,7 +120,8 @@ fn a_script_is_run_again_when_the_registry_breaks_off_and_standard_input_says_wh
         if first { Do::CutAfter(20_000) } else { Do::Pass }
     });
     let sower = Sower::new().env("PATH", "/usr/bin:/bin");
-    let image = TestImage::new(&[400_000, 2000]);
+    // Too long to be kept in memory.
+    let image = TestImage::new(&[2_600_000, 2000]);
     image.write(&sower.path("image.tar"));
     script(&sower, &format!("exec cat {}", sower.path("image.tar").display()));
     let to = format!("{}/shop/app:t", front.address);

@@ -12,7 +12,7 @@ use reqwest::{StatusCode, Url};
 use super::answer::{MAX_ANSWER, read, reason, words};
 use super::auth::{self, Challenge, TokenAnswer};
 use super::location::{same_origin, shown};
-use super::{Access, Backoff, Credentials, Error, Registry, SMALL, is_passing};
+use super::{Access, Backoff, Credentials, Error, Registry, SMALL, is_passing, retry_after};
 use crate::http::speaks_no_tls;
 
 /// What goes with each request.
@@ -35,7 +35,8 @@ impl Registry {
         let mut backoff = Backoff::new(3);
         let answer = loop {
             match self.http.get(url.clone()).timeout(SMALL).send().await {
-                Ok(answer) if is_passing(answer.status()) && backoff.again(Some(answer.headers())).await => {}
+                Ok(answer)
+                    if is_passing(answer.status()) && backoff.again(retry_after(answer.headers())).await => {}
                 Ok(answer) => break answer,
                 Err(error) if speaks_no_tls(&error) || !backoff.again(None).await => {
                     return Err(self.unreachable(what, &url, &error));
@@ -225,7 +226,8 @@ impl Registry {
                 builder = with_secret(builder, &credentials.basic());
             }
             match builder.send().await {
-                Ok(answer) if is_passing(answer.status()) && backoff.again(Some(answer.headers())).await => {}
+                Ok(answer)
+                    if is_passing(answer.status()) && backoff.again(retry_after(answer.headers())).await => {}
                 Ok(answer) => break answer,
                 Err(error) if !backoff.again(None).await => return Ok(Err(reason(&error))),
                 Err(_) => {}

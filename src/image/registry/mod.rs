@@ -19,12 +19,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use self::auth::Challenge;
 use self::location::{Target, shown};
 use self::login::Authorization;
+use super::chunks::Room;
 use super::{Error, Repository};
 use crate::http;
 
@@ -61,9 +63,13 @@ pub enum Access {
     Delete,
 }
 
-/// Time limit of a request without a large body.
+/// Time limit of a request without a body.
 const SMALL: Duration = Duration::from_secs(60);
+/// Bytes of a body that a line is expected to take in a second, however slow it is.
+const SLOWEST: u64 = 8 * 1024;
 const MAX_REDIRECTS: u32 = 5;
+/// How often something is tried.
+const TRIES: u32 = 5;
 
 /// Takes what is to be told to the user once.
 pub type Note = Box<dyn Fn(&str)>;
@@ -78,6 +84,8 @@ pub struct Registry {
     access: Access,
     authorization: Mutex<Authorization>,
     also_read: Vec<String>,
+    /// For short layers on their way.
+    room: Room,
     note: Note,
     noted: Mutex<HashSet<String>>,
 }
@@ -95,12 +103,14 @@ struct Request<'a> {
     method: Method,
     target: Target,
     headers: Vec<(HeaderName, String)>,
-    body: Vec<u8>,
+    body: Bytes,
+    /// How often it is made before a broken connection or a registry in trouble is the answer.
+    tries: u32,
 }
 
 impl<'a> Request<'a> {
     fn new(what: &'a str, method: Method, target: Target) -> Self {
-        Self { what, method, target, headers: Vec::new(), body: Vec::new() }
+        Self { what, method, target, headers: Vec::new(), body: Bytes::new(), tries: TRIES }
     }
 
     fn header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
@@ -120,16 +130,12 @@ impl Backoff {
         Self { left: tries.saturating_sub(1), wait: Duration::from_millis(300) }
     }
 
-    /// Waits, or says that it was enough. `Retry-After` is followed up to a minute.
-    async fn again(&mut self, answer: Option<&HeaderMap>) -> bool {
+    /// Waits, as long as it was asked for if it was, or says that it was enough.
+    async fn again(&mut self, asked: Option<Duration>) -> bool {
         if self.left == 0 {
             return false;
         }
         self.left -= 1;
-        let asked = answer
-            .and_then(|headers| headers.get(RETRY_AFTER))
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(|seconds: u64| Duration::from_secs(seconds.min(60)));
         let mut jitter = [0];
         let _ = getrandom::fill(&mut jitter);
         let wait = self.wait.mul_f64(0.75 + f64::from(jitter[0]) / 512.0);
@@ -137,6 +143,12 @@ impl Backoff {
         tokio::time::sleep(asked.unwrap_or(wait)).await;
         true
     }
+}
+
+/// How long to wait before the next try, as the registry asks for it: a minute at most.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(60)))
 }
 
 fn is_passing(status: StatusCode) -> bool {
@@ -190,6 +202,7 @@ impl Registry {
             access,
             authorization: Mutex::new(Authorization::None),
             also_read: options.also_read.clone(),
+            room: Room::default(),
             note,
             noted: Mutex::default(),
         })
@@ -226,12 +239,13 @@ impl Registry {
     }
 
     async fn send_with(&self, request: Request<'_>, log_in: bool) -> Result<Response, Error> {
-        let Request { what, method, mut target, headers, body } = request;
-        let mut backoff = Backoff::new(5);
+        let Request { what, method, mut target, headers, body, tries } = request;
+        let mut backoff = Backoff::new(tries);
         let mut renewed = self.renew_if_old(what).await?;
         let mut redirects = 0;
         loop {
-            let mut builder = self.http.request(method.clone(), target.url.clone()).timeout(SMALL);
+            let patience = SMALL + Duration::from_secs(body.len() as u64 / SLOWEST);
+            let mut builder = self.http.request(method.clone(), target.url.clone()).timeout(patience);
             for (name, value) in &headers {
                 builder = builder.header(name, value);
             }
@@ -260,7 +274,7 @@ impl Registry {
                 self.log_in(what, &target.url, challenge.as_ref()).await?;
                 continue;
             }
-            if is_passing(status) && backoff.again(Some(answer.headers())).await {
+            if is_passing(status) && backoff.again(retry_after(answer.headers())).await {
                 continue;
             }
             if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)

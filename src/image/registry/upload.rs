@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Method, Response, StatusCode};
 
 use super::answer::reason;
 use super::location::{Target, shown};
-use super::{Backoff, Challenge, Registry, Request, is_passing};
+use super::{Backoff, Challenge, Registry, Request, TRIES, is_passing, retry_after};
+use crate::image::chunks::Whole;
 use crate::image::layer::{Broken, Outcome, Packed, Packing};
 use crate::image::{Digest, Error};
 
@@ -28,7 +30,9 @@ pub enum Sent {
 /// Longest time in which an upload may stand still.
 const STILL: Duration = Duration::from_secs(300);
 
-const TRIES: u32 = 5;
+/// What errors say that was under way.
+const SENDING: &str = "sending a layer";
+const NOT_READ: &str = "the layer was not read to its end";
 
 /// Bytes of a layer in one request, where a registry takes several: it writes them to its disk before it answers, and more
 /// is compressed meanwhile. Nor do proxies take a request of any length.
@@ -52,7 +56,8 @@ enum Carried {
 
 /// Why one try of an upload failed.
 enum Try {
-    Again(Error),
+    /// Another one may go well, after the time that the registry asks for if it does.
+    Again(Error, Option<Duration>),
     Final(Error),
 }
 
@@ -67,18 +72,34 @@ impl Registry {
         if self.has_blob(&digest).await? {
             return Ok((packed, Sent::Kept));
         }
-        let mut backoff = Backoff::new(TRIES);
+        let opened = self.open_upload(Some(&digest), &[]).await?;
+        let bytes = Bytes::copy_from_slice(bytes);
+        let what = "sending the configuration";
+        let sent = self.push_whole(what, opened, &digest, &bytes, &mut Backoff::new(TRIES)).await?;
+        Ok((packed, sent))
+    }
+
+    /// Sends a blob that is in memory by one request to an open upload, and to new ones if need be.
+    async fn push_whole(
+        &self,
+        what: &str,
+        mut opened: Opened,
+        digest: &Digest,
+        bytes: &Bytes,
+        backoff: &mut Backoff,
+    ) -> Result<Sent, Error> {
         loop {
-            let target = match self.open_upload(Some(&digest), &[]).await? {
-                Opened::Mounted => return Ok((packed, Sent::Mounted)),
+            let target = match opened {
+                Opened::Mounted => return Ok(Sent::Mounted),
                 Opened::At(target) => target,
             };
-            match self.close_upload(target, &digest, bytes.to_vec()).await {
-                Ok(()) => return Ok((packed, Sent::Sent)),
-                Err(Try::Again(error)) if !backoff.again(None).await => return Err(error),
-                Err(Try::Again(_)) => {}
+            match self.close_upload(what, target, digest, bytes.clone()).await {
+                Ok(()) => return Ok(Sent::Sent),
+                Err(Try::Again(error, after)) if !backoff.again(after).await => return Err(error),
+                Err(Try::Again(error, _)) => tracing::debug!(%error, "upload starts again"),
                 Err(Try::Final(error)) => return Err(error),
             }
+            opened = self.open_upload(Some(digest), &[]).await?;
         }
     }
 
@@ -86,7 +107,9 @@ impl Registry {
     /// so many of the bytes to send; `known` is what the layer will be, if that is known, which saves the upload where
     /// the registry has it, in this repository or in one of `elsewhere`.
     ///
-    /// After a cut, and after a token that ran out, the registry is asked what it got, and the rest is sent where it says
+    /// A short one is sent when all of it was read, by one request whose length is known, and is not read again if that fails.
+    ///
+    /// A long one is sent while it is being read. After a cut, and after a token that ran out, the registry is asked what it got, and the rest is sent where it says
     /// so. Where it does not (docker-registry and Gitea after a cut), or the rest is not taken, a new upload starts from
     /// the beginning: a registry may keep half a chunk of the old one.
     ///
@@ -121,12 +144,20 @@ impl Registry {
                 false => u64::MAX,
             };
             let range = size.filter(|size| got > 0 && *size > got).map(|size| format!("{got}-{}", size - 1));
-            match self.try_layer(&mut target, start(got)?, range, part, on_progress).await {
+            let packing = start(got)?;
+            on_progress(packing.progress());
+            if got == 0
+                && let Some(Some(whole)) =
+                    moving(packing.chunks().whole(&self.room), &packing.progress()).await
+            {
+                return self.push_short(target, packing, &whole, &mut backoff).await;
+            }
+            match self.try_layer(&mut target, packing, range, part).await {
                 Ok(outcome) => return Ok((outcome, Sent::Sent)),
-                Err(Try::Again(error)) => {
+                Err(Try::Again(error, after)) => {
                     // Perhaps it takes none after all.
                     may_part &= matches!(error, Error::Unreachable { .. });
-                    if !backoff.again(None).await {
+                    if !backoff.again(after).await {
                         return Err(error);
                     }
                     // One that was taken up and broke again is not trusted any more.
@@ -166,30 +197,59 @@ impl Registry {
         packing: Packing,
         range: Option<String>,
         part: u64,
-        on_progress: &dyn Fn(Arc<AtomicU64>),
     ) -> Result<Outcome, Try> {
-        let what = "sending a layer";
-        on_progress(packing.progress());
+        let what = SENDING;
         let carried = self.carry(what, target, &packing, range, part).await;
         let outcome = packing.outcome().await;
         if let Err(Broken::Source(error)) = outcome {
-            // Courtesy: the registry would forget the upload by itself in time.
-            let builder = self.http.delete(target.url.clone()).timeout(Duration::from_secs(5));
-            let builder = if target.own { self.authorize(builder) } else { builder };
-            let _ = builder.send().await;
+            self.give_up(target).await;
             return Err(Try::Final(error));
         }
         let unreachable = |why: String| {
-            Try::Again(Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why })
+            Try::Again(Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why }, None)
         };
         match carried.map_err(Try::Final)? {
             Carried::All => {}
             Carried::Refused(answer) => return Err(self.judge(what, target, answer).await),
             Carried::Broken(why) => return Err(unreachable(why)),
         }
-        let outcome = outcome.map_err(|_| unreachable("the layer was not read to its end".to_owned()))?;
-        self.close_upload(target.clone(), &outcome.packed.digest, Vec::new()).await?;
+        let outcome = outcome.map_err(|_| unreachable(NOT_READ.to_owned()))?;
+        self.close_upload("closing an upload", target.clone(), &outcome.packed.digest, Bytes::new()).await?;
         Ok(outcome)
+    }
+
+    /// Sends a layer that was taken in as a whole. Nothing is sent of one that is not what it is said to be.
+    async fn push_short(
+        &self,
+        target: Target,
+        packing: Packing,
+        whole: &Whole,
+        backoff: &mut Backoff,
+    ) -> Result<(Outcome, Sent), Error> {
+        let outcome = match packing.outcome().await {
+            Ok(outcome) => outcome,
+            Err(broken) => {
+                self.give_up(&target).await;
+                return Err(match broken {
+                    Broken::Source(error) => error,
+                    Broken::Abandoned => Error::Unreachable {
+                        what: SENDING.to_owned(),
+                        url: shown(&target.url),
+                        why: NOT_READ.to_owned(),
+                    },
+                });
+            }
+        };
+        let digest = &outcome.packed.digest;
+        let sent = self.push_whole(SENDING, Opened::At(target), digest, &whole.bytes, backoff).await?;
+        Ok((outcome, sent))
+    }
+
+    /// Courtesy: the registry would forget the upload by itself in time.
+    async fn give_up(&self, target: &Target) {
+        let builder = self.http.delete(target.url.clone()).timeout(Duration::from_secs(5));
+        let builder = if target.own { self.authorize(builder) } else { builder };
+        let _ = builder.send().await;
     }
 
     /// The requests that carry a layer.
@@ -254,13 +314,14 @@ impl Registry {
                 if let Err(error) = self.log_in(what, &target.url, challenge.as_ref()).await {
                     return Try::Final(error);
                 }
-                return Try::Again(self.failure(what, &target.url, answer).await);
+                return Try::Again(self.failure(what, &target.url, answer).await, None);
             }
         }
         // The upload was lost (404, 416), or arrived damaged (400 DIGEST_INVALID): a new one may go well.
         let anew = is_passing(status) || matches!(status.as_u16(), 400 | 404 | 416);
+        let after = retry_after(answer.headers());
         let error = self.failure(what, &target.url, answer).await;
-        if anew { Try::Again(error) } else { Try::Final(error) }
+        if anew { Try::Again(error, after) } else { Try::Final(error) }
     }
 
     /// Opens an upload, or gets the blob mounted: Gitea finds any blob the user may read by its digest, others have
@@ -313,22 +374,29 @@ impl Registry {
     }
 
     /// `PUT ?digest=` with what is left of the blob.
-    async fn close_upload(&self, mut target: Target, digest: &Digest, rest: Vec<u8>) -> Result<(), Try> {
-        let what = "closing an upload";
+    async fn close_upload(
+        &self,
+        what: &str,
+        mut target: Target,
+        digest: &Digest,
+        rest: Bytes,
+    ) -> Result<(), Try> {
         target.url.query_pairs_mut().append_pair("digest", digest.as_str());
         let mut request = Request::new(what, Method::PUT, target.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, rest.len().to_string());
+        // An upload that has got some of its bytes takes no second helping.
+        request.tries = if rest.is_empty() { TRIES } else { 1 };
         request.body = rest;
         let failed = match self.send(request).await {
             Ok(answer) if answer.status().is_success() => return Ok(()),
             Ok(answer) => self.judge(what, &target, answer).await,
-            Err(error @ Error::Unreachable { .. }) => Try::Again(error),
+            Err(error @ Error::Unreachable { .. }) => Try::Again(error, None),
             Err(error) => Try::Final(error),
         };
         // When the answer to a first PUT was lost, the second one finds no upload, and the blob is there.
         match failed {
-            Try::Again(_) if self.has_blob(digest).await.unwrap_or(false) => Ok(()),
+            Try::Again(..) if self.has_blob(digest).await.unwrap_or(false) => Ok(()),
             failed => Err(failed),
         }
     }
@@ -340,6 +408,7 @@ impl Registry {
     pub async fn push_manifest(&self, tag: &str, media_type: &str, bytes: &[u8]) -> Result<(), Error> {
         let what = format!("tagging {tag}");
         let digest = Digest::of(bytes);
+        let body = Bytes::copy_from_slice(bytes);
         let target = self.own(&format!("manifests/{tag}"));
         let url = target.url.clone();
         // docker-registry writes anew what says that a blob is there when somebody else pushes it too, and in that moment
@@ -348,7 +417,7 @@ impl Registry {
         loop {
             let mut request =
                 Request::new(&what, Method::PUT, target.clone()).header(CONTENT_TYPE, media_type);
-            request.body = bytes.to_vec();
+            request.body = body.clone();
             let answer = self.send(request).await?;
             if answer.status().is_success() {
                 break;

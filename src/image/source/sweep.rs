@@ -21,7 +21,7 @@ use crate::image::block::fill;
 /// Bytes handed over at once.
 const CHUNK: usize = 128 * 1024;
 /// Chunks that wait for a layer's reader.
-const WAITING: usize = 2;
+const WAITING: usize = 1;
 /// Layers whose last piece has not come. A group of small store paths and one of the smallest, a large one amidst them, what
 /// is outside the store and two more that are opened ahead.
 const OPEN_AT_MOST: usize = 7;
