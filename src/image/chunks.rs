@@ -191,3 +191,71 @@ impl futures_core::Stream for Part {
         Poll::Ready(chunk)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(lengths: &[usize], fails: bool) -> Chunks {
+        let (sender, made) = mpsc::channel(lengths.len() + 1);
+        for (at, length) in lengths.iter().enumerate() {
+            sender.try_send(Ok(vec![at as u8; *length])).unwrap();
+        }
+        if fails {
+            sender.try_send(Err(io::ErrorKind::InvalidData.into())).unwrap();
+        }
+        Chunks::new(made)
+    }
+
+    fn whole(chunks: &Chunks, room: &Room) -> Option<Whole> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(chunks.whole(room))
+    }
+
+    /// The bytes of the next request, and whether it breaks off.
+    fn request(chunks: &Chunks) -> (usize, bool) {
+        let mut part = std::pin::pin!(chunks.part(u64::MAX));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut length = 0;
+        while let Poll::Ready(Some(chunk)) = futures_core::Stream::poll_next(part.as_mut(), &mut context) {
+            match chunk {
+                Ok(chunk) => length += chunk.len(),
+                Err(_) => return (length, true),
+            }
+        }
+        (length, false)
+    }
+
+    #[test]
+    fn a_short_layer_is_taken_in_in_its_order() {
+        let got = whole(&chunks(&[2, 3], false), &Room::default()).unwrap();
+        assert_eq!(&got.bytes[..], [0, 0, 1, 1, 1]);
+        assert_eq!(whole(&chunks(&[SHORT], false), &Room::default()).unwrap().bytes.len(), SHORT);
+    }
+
+    #[test]
+    fn what_was_taken_in_of_a_long_layer_goes_with_the_next_request() {
+        let chunks = chunks(&[SHORT, 1, 5], false);
+        assert!(whole(&chunks, &Room::default()).is_none());
+        assert_eq!(request(&chunks), (SHORT + 6, false));
+    }
+
+    #[test]
+    fn a_layer_whose_source_fails_is_not_whole() {
+        let chunks = chunks(&[7], true);
+        assert!(whole(&chunks, &Room::default()).is_none());
+        assert_eq!(request(&chunks), (7, true));
+    }
+
+    #[test]
+    fn there_is_room_for_some_and_again_when_they_have_arrived() {
+        let room = Room::default();
+        let layer = || chunks(&[SHORT / 2, SHORT / 2], false);
+        let mut kept: Vec<Whole> = (0..ROOM / SHORT).map(|_| whole(&layer(), &room).unwrap()).collect();
+        let last = layer();
+        assert!(whole(&last, &room).is_none());
+        assert_eq!(request(&last), (SHORT, false), "it goes all the same");
+        kept.pop();
+        assert!(whole(&layer(), &room).is_some());
+    }
+}
