@@ -21,8 +21,9 @@ use crate::job::group::Group;
 const LOOK: Duration = Duration::from_millis(10);
 const WALK: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_millis(100);
-/// For how many looks a process is new: it may become something else. It is looked at 7 times meanwhile.
-const LOOKS_AT_NEW: u8 = 32;
+/// For how many looks a process is new: it may become something else, on a busy host after a second. It is looked at 13 times
+/// meanwhile, and at each look while it is becoming GHC.
+const LOOKS_AT_NEW: u8 = 128;
 /// New processes between two looks that are looked at one by one.
 const NEW_AT_MOST: u32 = 512;
 /// Processes of which a file is kept open.
@@ -157,6 +158,20 @@ pub(super) enum Source {
     Group(Group),
 }
 
+/// What a look at a process came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// There is nothing more to wait for.
+    Settled,
+    /// It is another program, and may become GHC.
+    Other,
+    /// It has GHC's executable and is just being started, or ends, or has been forked by GHC and becomes another program.
+    Almost,
+}
+
+/// A process that has not been looked at yet.
+const NEW: (u8, Found) = (0, Found::Other);
+
 /// Finds the GHC processes of a command or a job.
 #[derive(Debug)]
 pub(super) struct Eye {
@@ -172,8 +187,8 @@ pub(super) struct Eye {
     last_started: Option<u32>,
     walked: Option<Instant>,
     measured: Instant,
-    /// New processes and the looks that have passed since.
-    new: HashMap<u32, u8>,
+    /// New processes, the looks that have passed since, and what the last one came to.
+    new: HashMap<u32, (u8, Found)>,
     /// GHC processes that live, with their start and command line.
     live: HashMap<u32, (u64, Vec<u8>)>,
     /// Processes that are no GHC, by start and name: a new program has a new name.
@@ -222,17 +237,18 @@ impl Eye {
         }
         self.last_started = last;
         for pid in self.new.keys().copied().collect::<Vec<_>>() {
-            let looks = self.new.get(&pid).copied().unwrap_or_default();
-            // Most become what they are going to be at once: the looks get rarer.
-            let settled = (looks == 0 || looks.is_power_of_two())
-                && match process::stat(pid) {
+            let (looks, mut found) = self.new.get(&pid).copied().unwrap_or(NEW);
+            // Most become what they are going to be at once: the looks get rarer, but no GHC ends between two of them.
+            if looks.is_power_of_two() || looks.is_multiple_of(16) || found == Found::Almost {
+                found = match process::stat(pid) {
                     Some(stat) => self.consider(pid, &stat, false),
-                    None => true,
+                    None => Found::Settled,
                 };
-            if settled || looks >= LOOKS_AT_NEW {
+            }
+            if found == Found::Settled || looks >= LOOKS_AT_NEW {
                 self.new.remove(&pid);
             } else {
-                self.new.insert(pid, looks + 1);
+                self.new.insert(pid, (looks + 1, found));
             }
         }
         if now - self.measured >= MEASURE {
@@ -249,7 +265,7 @@ impl Eye {
             for file in self.members.iter().flatten() {
                 for pid in process::members(file, &mut self.buffer) {
                     if pid != self.own && !self.seen.contains_key(&pid) {
-                        self.new.entry(pid).or_insert(0);
+                        self.new.entry(pid).or_insert(NEW);
                     }
                 }
             }
@@ -258,7 +274,7 @@ impl Eye {
             && to - from <= NEW_AT_MOST
         {
             // Numbers start over at the end of their range; then the next walk finds what this misses.
-            self.new.extend((from + 1..=to).map(|pid| (pid, 0)));
+            self.new.extend((from + 1..=to).map(|pid| (pid, NEW)));
         }
     }
 
@@ -295,10 +311,10 @@ impl Eye {
         let pids: Vec<u32> = self.seen.keys().copied().collect();
         for pid in pids {
             let Some(stat) = self.seen.get(&pid).map(|seen| seen.stat.clone()) else { continue };
-            let settled = self.consider(pid, &stat, true);
+            let found = self.consider(pid, &stat, true);
             // What was started before the watch may be on its way to becoming GHC, and counts as new no more.
-            if first && !settled {
-                self.new.insert(pid, 0);
+            if found == Found::Almost || (first && found == Found::Other) {
+                self.new.insert(pid, (0, found));
             }
         }
     }
@@ -318,32 +334,33 @@ impl Eye {
         Some(measured)
     }
 
-    /// Takes a process into the proof if it is a GHC of ours; whether there is nothing more to wait for.
-    fn consider(&mut self, pid: u32, stat: &Stat, known: bool) -> bool {
+    /// Takes a process into the proof if it is a GHC of ours.
+    fn consider(&mut self, pid: u32, stat: &Stat, known: bool) -> Found {
         if self.live.get(&pid).is_some_and(|(start, _)| *start == stat.start) {
-            return true;
+            return Found::Settled;
         }
         // A wrapper script has the name of the program that it becomes.
         let likely = stat.name.len() >= 15 || programs::is_compiler(&stat.name);
         if !likely
             && self.others.get(&pid).is_some_and(|(start, name)| *start == stat.start && *name == stat.name)
         {
-            return false;
+            return Found::Other;
         }
-        let Some(executable) = process::executable(pid) else { return false };
+        let Some(executable) = process::executable(pid) else { return Found::Other };
         let name = executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !programs::is_compiler(name.strip_suffix(" (deleted)").unwrap_or(&name)) {
             self.others.insert(pid, (stat.start, stat.name.clone()));
-            return false;
+            return Found::Other;
         }
         if !self.is_ours(stat, known) {
-            return false;
+            return Found::Other;
         }
         if !process::is_process(pid) {
-            return true;
+            return Found::Settled;
         }
-        // Else it is just being started or just ended, or GHC has forked it and it becomes the assembler now.
-        let Some((arguments, environment)) = process::started_as(pid, &executable) else { return false };
+        let Some((arguments, environment)) = process::started_as(pid, &executable) else {
+            return Found::Almost;
+        };
         // The parent may have become GHC after it was looked at last.
         if stat.parent != self.own
             && !self.live.contains_key(&stat.parent)
@@ -353,11 +370,11 @@ impl Eye {
         }
         // A GHC that has forked and not yet become the assembler looks like a second one.
         if self.live.get(&stat.parent).is_some_and(|(_, parents)| *parents == arguments) {
-            return false;
+            return Found::Almost;
         }
         self.take(pid, stat, &arguments, in_force(&environment, &arguments).heap);
         self.live.insert(pid, (stat.start, arguments));
-        true
+        Found::Settled
     }
 
     /// The GHC processes that live.

@@ -103,15 +103,15 @@ impl Registry {
         }
     }
 
-    /// Sends a layer as it is being read. `start` reads it from the beginning, each time it is called, and leaves out
+    /// Sends a layer. `start` reads it from the beginning, each time it is called, and leaves out
     /// so many of the bytes to send; `known` is what the layer will be, if that is known, which saves the upload where
     /// the registry has it, in this repository or in one of `elsewhere`.
     ///
     /// A short one is sent when all of it was read, by one request whose length is known, and is not read again if that fails.
     ///
-    /// A long one is sent while it is being read. After a cut, and after a token that ran out, the registry is asked what it got, and the rest is sent where it says
-    /// so. Where it does not (docker-registry and Gitea after a cut), or the rest is not taken, a new upload starts from
-    /// the beginning: a registry may keep half a chunk of the old one.
+    /// A long one is sent while it is being read. After a cut, and after a token that ran out, the registry is asked what it
+    /// got, and the rest is sent where it says so. Where it does not (docker-registry and Gitea after a cut), or the rest is
+    /// not taken, a new upload starts from the beginning: a registry may keep half a chunk of the old one.
     ///
     /// # Errors
     /// When the source is at fault (at once) or the registry does not take it (after retries).
