@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use front::{Do, Front};
-use parts::{DockerRegistry, Sower, TestImage, TokenService, basic, gunzip, gzip, part, part_ok, tar};
+use parts::{DockerRegistry, LONG, Sower, TestImage, TokenService, basic, gunzip, gzip, part, part_ok, tar};
 use sower::image::Digest;
 
 const PASSWORD: &str = "s3cret-t0ken";
@@ -308,7 +308,7 @@ fn a_cut_upload_and_a_busy_registry_are_tried_again() {
         _ => Do::Pass,
     });
     let sower = Sower::new();
-    let image = TestImage::new(&[2_600_000]);
+    let image = TestImage::new(&[LONG]);
     // A compressed source, whose reading must start anew as well.
     std::fs::write(sower.path("image.tar.gz"), gzip(&image.archive())).unwrap();
     let to = format!("{}/shop/app:t", front.address);

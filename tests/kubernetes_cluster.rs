@@ -347,8 +347,12 @@ fn a_user_needs_no_rights_but_helm_s_own() {
 
 /// A good release, so that there is something to go back to.
 fn stage_with_release(name: &str) -> Stage {
+    stage_with(name, &[])
+}
+
+fn stage_with(name: &str, more: &[&str]) -> Stage {
     let stage = Stage::new(name);
-    let ran = stage.deploy(&["--timeout", "2m"]);
+    let ran = stage.deploy(&[&["--timeout", "2m"], more].concat());
     assert_eq!(ran.code, 0, "{}", ran.progress);
     stage
 }
@@ -526,10 +530,8 @@ fn a_hook_that_fails_is_told_with_its_log() {
 #[test]
 #[ignore = "needs a Kubernetes: `make test` and `make test-cluster` start one"]
 fn a_green_helm_is_not_believed_without_a_probe() {
-    let stage = Stage::new("settle");
     // The pods of the first revision are still there, and ready, when it is gone back to.
-    let ran = stage.deploy(&["--timeout", "2m", "--set", "grace=20"]);
-    assert_eq!(ran.code, 0, "{}", ran.progress);
+    let stage = stage_with("settle", &["--set", "grace=20"]);
     let ran = stage.fails("crash", &["--set", "probe=false", "--set", "script=sleep 3; echo gone; exit 5"]);
     assert!(ran.sentence().contains("exit code 5"), "{}", ran.sentence());
     assert!(

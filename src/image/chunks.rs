@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 
 /// A piece of a layer, or the news that the rest cannot be had.
 pub type Chunk = io::Result<Vec<u8>>;
@@ -24,21 +24,21 @@ const SHORT: usize = 1024 * 1024;
 const ROOM: usize = 2 * 1024 * 1024;
 
 /// The memory for short layers of one registry.
-#[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
+#[derive(Debug)]
+pub struct Room(Semaphore);
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM)))
+        Self(Semaphore::new(ROOM))
     }
 }
 
 /// All bytes of a short layer.
 #[derive(Debug)]
-pub struct Whole {
+pub struct Whole<'r> {
     /// What is sent.
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: SemaphorePermit<'r>,
 }
 
 /// What is made of a layer and not sent yet.
@@ -132,8 +132,8 @@ impl Chunks {
 
     /// Takes in the whole layer. `None`: it is too long, there is no room for it now, or its source fails; what was taken in
     /// goes with the next request.
-    pub async fn whole(&self, room: &Room) -> Option<Whole> {
-        let mut taken: Option<OwnedSemaphorePermit> = None;
+    pub async fn whole<'r>(&self, room: &'r Room) -> Option<Whole<'r>> {
+        let mut taken = room.0.try_acquire_many(0).ok()?;
         loop {
             let has = self.queue().ahead_bytes;
             let is_over = !std::future::poll_fn(|context| self.queue().poll_ahead(has + 1, context)).await;
@@ -141,13 +141,8 @@ impl Chunks {
             if queue.ahead_bytes > SHORT || queue.ahead.back().is_some_and(Result::is_err) {
                 return None;
             }
-            let more = queue.ahead_bytes - has;
-            // As many as there are chunks at most, and each fits.
-            let more = room.0.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX)).ok()?;
-            match &mut taken {
-                Some(taken) => taken.merge(more),
-                none => *none = Some(more),
-            }
+            let more = u32::try_from(queue.ahead_bytes - has).ok()?;
+            taken.merge(room.0.try_acquire_many(more).ok()?);
             if is_over {
                 let mut bytes = Vec::with_capacity(queue.ahead_bytes);
                 queue.ahead.drain(..).flatten().for_each(|chunk| bytes.extend_from_slice(&chunk));
@@ -207,7 +202,7 @@ mod tests {
         Chunks::new(made)
     }
 
-    fn whole(chunks: &Chunks, room: &Room) -> Option<Whole> {
+    fn whole<'r>(chunks: &Chunks, room: &'r Room) -> Option<Whole<'r>> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(chunks.whole(room))
     }
@@ -228,9 +223,10 @@ mod tests {
 
     #[test]
     fn a_short_layer_is_taken_in_in_its_order() {
-        let got = whole(&chunks(&[2, 3], false), &Room::default()).unwrap();
+        let room = Room::default();
+        let got = whole(&chunks(&[2, 3], false), &room).unwrap();
         assert_eq!(&got.bytes[..], [0, 0, 1, 1, 1]);
-        assert_eq!(whole(&chunks(&[SHORT], false), &Room::default()).unwrap().bytes.len(), SHORT);
+        assert_eq!(whole(&chunks(&[SHORT], false), &room).unwrap().bytes.len(), SHORT);
     }
 
     #[test]

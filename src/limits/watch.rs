@@ -165,7 +165,7 @@ enum Found {
     Settled,
     /// It is another program, and may become GHC.
     Other,
-    /// It has GHC's executable and is just being started, or ends, or has been forked by GHC and becomes another program.
+    /// It has GHC's executable and is just being started, or ends, or becomes another program.
     Almost,
 }
 
@@ -238,7 +238,7 @@ impl Eye {
         self.last_started = last;
         for pid in self.new.keys().copied().collect::<Vec<_>>() {
             let (looks, mut found) = self.new.get(&pid).copied().unwrap_or(NEW);
-            // Most become what they are going to be at once: the looks get rarer, but no GHC ends between two of them.
+            // Most become what they are going to be at once: the looks get rarer, down to six a second.
             if looks.is_power_of_two() || looks.is_multiple_of(16) || found == Found::Almost {
                 found = match process::stat(pid) {
                     Some(stat) => self.consider(pid, &stat, false),
@@ -370,7 +370,8 @@ impl Eye {
         }
         // A GHC that has forked and not yet become the assembler looks like a second one.
         if self.live.get(&stat.parent).is_some_and(|(_, parents)| *parents == arguments) {
-            return Found::Almost;
+            // One that stays so is not worth a look at its environment a hundred times a second.
+            return Found::Other;
         }
         self.take(pid, stat, &arguments, in_force(&environment, &arguments).heap);
         self.live.insert(pid, (stat.start, arguments));

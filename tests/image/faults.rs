@@ -4,13 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::front::{Do, Front};
-use crate::parts::{DockerRegistry, Sower, TestImage, TokenService, basic, gzip};
+use crate::parts::{DockerRegistry, LONG, SHORT, Sower, TestImage, TokenService, basic, gzip};
 use crate::split::{nix_image, unpacked};
 use crate::{PASSWORD, pulled, tags, user};
-
-/// Content of which half cannot be compressed: a layer that goes in one piece, and one that is sent while it is read.
-const SHORT: usize = 200_000;
-const LONG: usize = 2_600_000;
 
 #[test]
 fn a_cut_at_any_of_fifty_places_loses_nothing() {

@@ -296,6 +296,11 @@ impl Sower {
     }
 }
 
+/// Lengths of content of which half cannot be compressed: a layer that goes in one piece, and one that is sent while it is
+/// read.
+pub(crate) const SHORT: usize = 200_000;
+pub(crate) const LONG: usize = 2_600_000;
+
 /// An image to be written as docker-archive.
 #[derive(Clone)]
 pub(crate) struct TestImage {

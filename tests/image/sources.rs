@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use sower::image::Digest;
 
 use crate::front::{Do, Front};
-use crate::parts::{DockerRegistry, Sower, TestImage, gzip, part_ok, tar};
+use crate::parts::{DockerRegistry, LONG, Sower, TestImage, gzip, part_ok, tar};
 use crate::split::zstd;
 use crate::{pulled, tags};
 
@@ -121,7 +121,7 @@ fn a_script_is_run_again_when_the_registry_breaks_off_and_standard_input_says_wh
     });
     let sower = Sower::new().env("PATH", "/usr/bin:/bin");
     // Too long to be kept in memory.
-    let image = TestImage::new(&[2_600_000, 2000]);
+    let image = TestImage::new(&[LONG, 2000]);
     image.write(&sower.path("image.tar"));
     script(&sower, &format!("exec cat {}", sower.path("image.tar").display()));
     let to = format!("{}/shop/app:t", front.address);

@@ -32,7 +32,6 @@ const STILL: Duration = Duration::from_secs(300);
 
 /// What errors say that was under way.
 const SENDING: &str = "sending a layer";
-const NOT_READ: &str = "the layer was not read to its end";
 
 /// Bytes of a layer in one request, where a registry takes several: it writes them to its disk before it answers, and more
 /// is compressed meanwhile. Nor do proxies take a request of any length.
@@ -147,8 +146,8 @@ impl Registry {
             let packing = start(got)?;
             on_progress(packing.progress());
             if got == 0
-                && let Some(Some(whole)) =
-                    moving(packing.chunks().whole(&self.room), &packing.progress()).await
+                && let Some(whole) =
+                    moving(packing.chunks().whole(&self.room), &packing.progress()).await.flatten()
             {
                 return self.push_short(target, packing, &whole, &mut backoff).await;
             }
@@ -198,58 +197,52 @@ impl Registry {
         range: Option<String>,
         part: u64,
     ) -> Result<Outcome, Try> {
-        let what = SENDING;
-        let carried = self.carry(what, target, &packing, range, part).await;
-        let outcome = packing.outcome().await;
-        if let Err(Broken::Source(error)) = outcome {
-            self.give_up(target).await;
-            return Err(Try::Final(error));
-        }
-        let unreachable = |why: String| {
-            Try::Again(Error::Unreachable { what: what.to_owned(), url: shown(&target.url), why }, None)
+        let carried = self.carry(SENDING, target, &packing, range, part).await;
+        // Whatever became of the requests, a source at fault is the cause.
+        let outcome = match self.outcome(target, packing).await {
+            Err(Try::Final(error)) => return Err(Try::Final(error)),
+            outcome => outcome,
         };
         match carried.map_err(Try::Final)? {
             Carried::All => {}
-            Carried::Refused(answer) => return Err(self.judge(what, target, answer).await),
-            Carried::Broken(why) => return Err(unreachable(why)),
+            Carried::Refused(answer) => return Err(self.judge(SENDING, target, answer).await),
+            Carried::Broken(why) => return Err(broken(target, why)),
         }
-        let outcome = outcome.map_err(|_| unreachable(NOT_READ.to_owned()))?;
+        let outcome = outcome?;
         self.close_upload("closing an upload", target.clone(), &outcome.packed.digest, Bytes::new()).await?;
         Ok(outcome)
     }
 
-    /// Sends a layer that was taken in as a whole. Nothing is sent of one that is not what it is said to be.
+    /// Sends a layer that was taken in as a whole.
     async fn push_short(
         &self,
         target: Target,
         packing: Packing,
-        whole: &Whole,
+        whole: &Whole<'_>,
         backoff: &mut Backoff,
     ) -> Result<(Outcome, Sent), Error> {
-        let outcome = match packing.outcome().await {
+        let outcome = match self.outcome(&target, packing).await {
             Ok(outcome) => outcome,
-            Err(broken) => {
-                self.give_up(&target).await;
-                return Err(match broken {
-                    Broken::Source(error) => error,
-                    Broken::Abandoned => Error::Unreachable {
-                        what: SENDING.to_owned(),
-                        url: shown(&target.url),
-                        why: NOT_READ.to_owned(),
-                    },
-                });
-            }
+            Err(Try::Again(error, _) | Try::Final(error)) => return Err(error),
         };
         let digest = &outcome.packed.digest;
         let sent = self.push_whole(SENDING, Opened::At(target), digest, &whole.bytes, backoff).await?;
         Ok((outcome, sent))
     }
 
-    /// Courtesy: the registry would forget the upload by itself in time.
-    async fn give_up(&self, target: &Target) {
-        let builder = self.http.delete(target.url.clone()).timeout(Duration::from_secs(5));
-        let builder = if target.own { self.authorize(builder) } else { builder };
-        let _ = builder.send().await;
+    /// What was read of a layer. An upload whose source is at fault is given up.
+    async fn outcome(&self, target: &Target, packing: Packing) -> Result<Outcome, Try> {
+        match packing.outcome().await {
+            Ok(outcome) => Ok(outcome),
+            Err(Broken::Abandoned) => Err(broken(target, "the layer was not read to its end".to_owned())),
+            Err(Broken::Source(error)) => {
+                // Courtesy: the registry would forget the upload by itself in time.
+                let builder = self.http.delete(target.url.clone()).timeout(Duration::from_secs(5));
+                let builder = if target.own { self.authorize(builder) } else { builder };
+                let _ = builder.send().await;
+                Err(Try::Final(error))
+            }
+        }
     }
 
     /// The requests that carry a layer.
@@ -449,6 +442,11 @@ impl Registry {
             (status, _) => Err(wrong(format!("HTTP {} after the push: it is not there", status.as_u16()))),
         }
     }
+}
+
+/// A layer that did not get through to its end.
+fn broken(target: &Target, why: String) -> Try {
+    Try::Again(Error::Unreachable { what: SENDING.to_owned(), url: shown(&target.url), why }, None)
 }
 
 /// Whether a registry takes a layer in several requests whose lengths nobody knows before. distribution does (that is

@@ -28,7 +28,7 @@ impl Ahead {
     /// # Errors
     /// When no thread can be started.
     pub(super) fn start(mut source: impl Read + Send + 'static) -> io::Result<Self> {
-        let (filled, next) = sync_channel(WAITING);
+        let (give, filled) = sync_channel(WAITING);
         let (spent, empty) = channel::<Vec<u8>>();
         let run = move || {
             loop {
@@ -37,14 +37,14 @@ impl Ahead {
                 let is_over = read.is_err() || block.is_empty();
                 // What came before a fault comes first.
                 let is_wanted =
-                    block.is_empty() || read.is_ok() || filled.send(Ok(std::mem::take(&mut block))).is_ok();
-                if !is_wanted || filled.send(read.map(|()| block)).is_err() || is_over {
+                    block.is_empty() || read.is_ok() || give.send(Ok(std::mem::take(&mut block))).is_ok();
+                if !is_wanted || give.send(read.map(|()| block)).is_err() || is_over {
                     return;
                 }
             }
         };
         std::thread::Builder::new().name("ahead".to_owned()).spawn(run)?;
-        Ok(Self { filled: next, spent, block: Vec::new(), taken: 0, is_over: false, failed: None })
+        Ok(Self { filled, spent, block: Vec::new(), taken: 0, is_over: false, failed: None })
     }
 }
 
