@@ -10,8 +10,9 @@
 //! - `repositories`: those that were pushed to.
 //!
 //! And in `sources`, one file each: a source, by its inode, length and times, to the image it became, so that a push
-//! again opens no archive; and in `last` a repository to the image that was pushed there last, so that one question tells of
-//! all its blobs.
+//! again opens no archive; in `last` a repository to the image that was pushed there last, so that one question tells of
+//! all its blobs; and in `marks` a repository to what SHA-256 came to on its way through the layer that was split for it
+//! last.
 //!
 //! What cannot be read counts as absent; a cache that cannot be written costs only time.
 
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use super::facts::Facts;
 use super::layer::Packed;
 use super::report::Layer as LayerReport;
+use super::source::Mark;
 use super::{Digest, Repository};
 
 /// The cache directory, or none where no place for it is known.
@@ -65,6 +67,7 @@ pub struct Last {
 /// Folders of the cache.
 const SOURCES: &str = "sources";
 const LAST: &str = "last";
+const MARKS: &str = "marks";
 /// The longest source that is read, in bytes. An image of 100 layers takes about 60 KB, and a fifth of it on disk.
 const MAX_SOURCE: u64 = 8 << 20;
 /// A source's zstd window is no longer than the source.
@@ -138,13 +141,26 @@ impl Cache {
     /// What was pushed to a repository last.
     #[must_use]
     pub fn last(&self, repository: &Repository) -> Option<Last> {
-        self.read(LAST, &Digest::of(repository.to_string().as_bytes()))
+        self.read(LAST, &name_of(repository))
     }
 
     /// Remembers it.
     pub fn put_last(&self, repository: &Repository, last: &Last) {
         if self.last(repository).as_ref() != Some(last) {
-            self.write(LAST, &Digest::of(repository.to_string().as_bytes()), last);
+            self.write(LAST, &name_of(repository), last);
+        }
+    }
+
+    /// The marks of the layer that was split for a repository last; none if it was none.
+    #[must_use]
+    pub fn marks(&self, repository: &Repository) -> Vec<Mark> {
+        self.read(MARKS, &name_of(repository)).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    pub fn put_marks(&self, repository: &Repository, marks: &[Mark]) {
+        if !marks.is_empty() && self.marks(repository) != marks {
+            self.write(MARKS, &name_of(repository), &marks);
         }
     }
 
@@ -224,6 +240,11 @@ impl Cache {
             facts.put(key, value);
         }
     }
+}
+
+/// A repository's file in a folder.
+fn name_of(repository: &Repository) -> Digest {
+    Digest::of(repository.to_string().as_bytes())
 }
 
 /// Forgets the older half where there are too many.

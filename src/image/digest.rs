@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::Digest as _;
+use sha2::digest::common::hazmat::SerializableState as _;
 
 /// The digest of a blob or manifest. Only SHA-256: no registry or writer in the field uses another.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +75,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 }
 
 /// Computes a [`Digest`] piece by piece and counts the bytes.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Hasher {
     state: sha2::Sha256,
     length: u64,
@@ -89,6 +92,20 @@ impl Hasher {
     #[must_use]
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// What the bytes so far have come to, for [`resume`](Self::resume).
+    #[must_use]
+    pub fn state(&self) -> String {
+        STANDARD.encode(self.state.serialize())
+    }
+
+    /// Goes on after `length` bytes, which came to this. `None` when it is no such state.
+    #[must_use]
+    pub fn resume(state: &str, length: u64) -> Option<Self> {
+        let bytes = STANDARD.decode(state).ok()?;
+        let state = sha2::Sha256::deserialize(bytes.as_slice().try_into().ok()?).ok()?;
+        Some(Self { state, length })
     }
 
     /// The digest of all bytes.
@@ -125,6 +142,19 @@ mod tests {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").as_str(), empty);
         assert_eq!(Digest::parse(empty), Some(Digest::of(b"")));
+    }
+
+    #[test]
+    fn hashing_goes_on_where_it_was() {
+        let mut hasher = Hasher::default();
+        hasher.update(&[7; 1000]);
+        let mut resumed = Hasher::resume(&hasher.state(), 1000).unwrap();
+        resumed.update(&[8; 1000]);
+        assert_eq!(resumed.length(), 2000);
+        assert_eq!(resumed.finish(), Digest::of(&[[7; 1000], [8; 1000]].concat()));
+        for bad in ["", "????", "AAAA", &hasher.state()[4..], &STANDARD.encode([255; 105])] {
+            assert!(Hasher::resume(bad, 1000).is_none(), "{bad}");
+        }
     }
 
     #[test]

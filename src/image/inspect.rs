@@ -11,7 +11,7 @@ use super::compress::Method;
 use super::digest::Digest;
 use super::registry::Registry;
 use super::relayer;
-use super::source::{self, Image, Member, Stored};
+use super::source::{self, Image, Member, Names, Stored};
 use super::stream::Stream;
 use super::{Error, report};
 
@@ -86,11 +86,11 @@ impl Inspection {
         mut paths: impl FnMut(&source::Layer) -> Result<Vec<String>, Error>,
     ) -> Result<Self, Error> {
         let anatomy = match split && image.layers.len() == 1 {
-            true => image.anatomy()?.ok(),
+            true => image.anatomy(&mut Names::default())?.ok(),
             false => None,
         };
         if anatomy.is_some() {
-            image.check_whole(&AtomicBool::new(false))?;
+            image.check_whole(&[], &AtomicBool::new(false))?;
         }
         let known = |diff_id: Option<&Digest>| {
             diff_id.and_then(|id| cache.get(id, Method::Gzip.scheme())).map(|packed| packed.digest)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 use super::push::Layering;
-use super::source::{Anatomy, Image, Wanted};
+use super::source::{Anatomy, Hashed, Image, Mark, Names, Wanted};
 use super::{Error, relayer};
 
 /// A source that is being opened and, where its layer is to be split, looked into.
@@ -30,16 +30,21 @@ pub(super) struct Looked {
 }
 
 impl Look {
-    /// Starts it. `name` chooses one of several images.
+    /// Starts it. `name` chooses one of several images; `marks` are those of an image that may be much the same.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(path: &Path, name: Option<&str>, layering: Layering) -> Result<Self, Error> {
+    pub fn start(
+        path: &Path,
+        name: Option<&str>,
+        layering: Layering,
+        marks: Vec<Mark>,
+    ) -> Result<Self, Error> {
         let (tell, found) = oneshot::channel();
         let (own, name) = (path.to_owned(), name.map(str::to_owned));
         let run = move || {
             // Nobody wants it when the registry could not be opened.
-            let _ = tell.send(look(&own, name.as_deref(), layering));
+            let _ = tell.send(look(&own, name.as_deref(), layering, marks));
         };
         spawn("look", path, run)?;
         Ok(Self { path: path.to_owned(), found, looked: None })
@@ -75,7 +80,7 @@ async fn wait(found: &mut oneshot::Receiver<Result<Looked, Error>>, path: &Path)
     found.await.unwrap_or_else(|_| Err(Error::stopped(path)))
 }
 
-fn look(path: &Path, name: Option<&str>, layering: Layering) -> Result<Looked, Error> {
+fn look(path: &Path, name: Option<&str>, layering: Layering, marks: Vec<Mark>) -> Result<Looked, Error> {
     let image = Image::open(path, Wanted { name, anatomy: layering != Layering::Keep })?;
     let is_split = match layering {
         Layering::Keep => false,
@@ -85,8 +90,8 @@ fn look(path: &Path, name: Option<&str>, layering: Layering) -> Result<Looked, E
     if !is_split {
         return Ok(Looked { image, anatomy: None, check: None });
     }
-    let check = Check::start(&image)?;
-    match image.anatomy()? {
+    let mut check = Check::start(image.clone(), marks)?;
+    match image.anatomy(&mut check.names)? {
         Ok(anatomy) => Ok(Looked { image, anatomy: Some(anatomy), check: Some(check) }),
         Err(why) if layering == Layering::StorePaths => Err(relayer::cannot(&image, &why)),
         Err(_) => Ok(Looked { image, anatomy: None, check: None }),
@@ -96,9 +101,15 @@ fn look(path: &Path, name: Option<&str>, layering: Layering) -> Result<Looked, E
 /// The hashing of a whole layer. It stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct Check {
-    path: PathBuf,
-    result: oneshot::Receiver<Result<(), Error>>,
+    image: Image,
+    hashed: oneshot::Receiver<Result<Hashed, Error>>,
     stop: Arc<AtomicBool>,
+    /// Marks of an earlier layer, one of which it may have begun at.
+    earlier: Vec<Mark>,
+    /// What came before its places, as it was found by whoever looks into the layer.
+    names: Names,
+    /// What it came to.
+    marks: Option<Vec<Mark>>,
 }
 
 impl Check {
@@ -106,24 +117,50 @@ impl Check {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(image: &Image) -> Result<Self, Error> {
-        let (tell, result) = oneshot::channel();
-        let (own, stop) = (image.clone(), Arc::<AtomicBool>::default());
-        let stopped = Arc::clone(&stop);
-        let run = move || {
-            let _ = tell.send(own.check_whole(&stopped));
-        };
-        spawn("check", image.path(), run)?;
-        Ok(Self { path: image.path().to_owned(), result, stop })
+    fn start(image: Image, marks: Vec<Mark>) -> Result<Self, Error> {
+        let stop = Arc::default();
+        let hashed = hash(&image, &marks, &stop)?;
+        Ok(Self { image, hashed, stop, earlier: marks, names: Names::default(), marks: None })
     }
 
-    /// What it came to.
+    /// The marks of the layer, once it is known to be what the configuration says.
     ///
     /// # Errors
     /// When the layer has another digest than the configuration says, or cannot be read.
-    pub(super) async fn end(mut self) -> Result<(), Error> {
-        (&mut self.result).await.unwrap_or_else(|_| Err(Error::stopped(&self.path)))
+    pub(super) async fn end(&mut self) -> Result<&[Mark], Error> {
+        let marks = match self.marks.take() {
+            Some(marks) => marks,
+            None => self.wait().await?,
+        };
+        Ok(self.marks.insert(marks))
     }
+
+    async fn wait(&mut self) -> Result<Vec<Mark>, Error> {
+        loop {
+            let hashed = (&mut self.hashed).await;
+            let hashed = hashed.unwrap_or_else(|_| Err(Error::stopped(self.image.path())))?;
+            if let Some(marks) = hashed.marks(&self.earlier, &self.names) {
+                return Ok(marks);
+            }
+            // It is not what it was before, though it looked so.
+            self.earlier.clear();
+            self.hashed = hash(&self.image, &self.earlier, &self.stop)?;
+        }
+    }
+}
+
+fn hash(
+    image: &Image,
+    marks: &[Mark],
+    stop: &Arc<AtomicBool>,
+) -> Result<oneshot::Receiver<Result<Hashed, Error>>, Error> {
+    let (tell, hashed) = oneshot::channel();
+    let (own, marks, stop) = (image.clone(), marks.to_vec(), Arc::clone(stop));
+    let run = move || {
+        let _ = tell.send(own.check_whole(&marks, &stop));
+    };
+    spawn("check", image.path(), run)?;
+    Ok(hashed)
 }
 
 impl Drop for Check {

@@ -169,11 +169,11 @@ impl Push<'_> {
     ) -> Result<Report, Error> {
         let began = Instant::now();
         let (looked, known) = join(look.end(), self.known()).await;
-        let Looked { image, anatomy, check } = looked?;
+        let Looked { image, anatomy, mut check } = looked?;
         let image = &image;
         let jobs = self.jobs(image, anatomy.as_ref());
         let own = image.manifest.as_ref().filter(|_| anatomy.is_none());
-        let finish = async |done: Vec<Option<Done>>, check: Option<Check>| {
+        let finish = async |done: Vec<Option<Done>>, check: Option<&mut Check>| {
             let config = match &anatomy {
                 None => image.config.clone(),
                 Some(_) => split_configuration(image, &jobs, &done)?,
@@ -181,12 +181,10 @@ impl Push<'_> {
             self.finish(image.path(), &config, own, done, check, key, began).await
         };
         let done = self.layers(image, &jobs, &known, events).await?;
-        match finish(done, check).await {
+        match finish(done, check.as_mut()).await {
             // It has the last image and lacks one of its blobs.
             Err(Error::Answer { .. }) if !known.is_empty() => {
-                // The first check may have ended with the answer.
-                let check = anatomy.as_ref().map(|_| Check::start(image)).transpose()?;
-                finish(self.layers(image, &jobs, &HashSet::new(), events).await?, check).await
+                finish(self.layers(image, &jobs, &HashSet::new(), events).await?, check.as_mut()).await
             }
             result => result,
         }
@@ -430,14 +428,14 @@ impl Push<'_> {
         config: &[u8],
         own: Option<&Manifest>,
         done: Vec<Option<Done>>,
-        check: Option<Check>,
+        check: Option<&mut Check>,
         key: Option<&Digest>,
         began: Instant,
     ) -> Result<Report, Error> {
         let checked = async {
             match check {
-                Some(check) => check.end().await,
-                None => Ok(()),
+                Some(check) => check.end().await.map(Some),
+                None => Ok(None),
             }
         };
         let sent = async {
@@ -450,7 +448,7 @@ impl Push<'_> {
         let done: Vec<Done> = done.into_iter().flatten().collect();
         let packed: Vec<&Packed> = done.iter().filter_map(|done| done.packed.as_ref()).collect();
         let layers: Vec<LayerReport> = done.iter().map(|done| done.report.clone()).collect();
-        let (config_sent, ()) = try_join(sent, checked).await?;
+        let (config_sent, marks) = try_join(sent, checked).await?;
         // A dry run may not know what the layers will be.
         if packed.len() != count {
             let unknown = Manifest { media_type: String::new(), bytes: Vec::new() };
@@ -479,6 +477,9 @@ impl Push<'_> {
                 });
                 let (media_type, layers) = (manifest.media_type.clone(), layers.collect());
                 self.cache.put_source(key, &Remembered { config, manifest: text, media_type, layers });
+            }
+            if let Some(marks) = marks {
+                self.cache.put_marks(self.registry.repository(), marks);
             }
             if uploaded > 0 {
                 self.cache.put_repository(self.registry.repository());

@@ -201,7 +201,10 @@ pub(super) async fn run(args: &Args) -> Outcome {
     let key = if stream.is_none() { source_key(&args.source, &identity) } else { None };
     let result = async {
         let is_known = key.as_ref().is_some_and(|key| cache.source(key).is_some());
-        let look = || Look::start(&args.source, name, settings.layering);
+        let look = || {
+            let marks = if settings.verify { Vec::new() } else { cache.marks(&destination.repository) };
+            Look::start(&args.source, name, settings.layering, marks)
+        };
         let mut looking = if stream.is_none() && !is_known { Some(look()?) } else { None };
         let registry = match &mut looking {
             Some(looking) => looking.beside(open(&settings)).await?,

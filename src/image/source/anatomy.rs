@@ -12,7 +12,9 @@ use std::ops::Range;
 
 use indexmap::IndexSet;
 
-use super::tape::{Entry, Fault, StreamTape, Tape, Walker};
+use super::hashed::HashedTape;
+use super::marks::Names;
+use super::tape::{Entry, Fault, StreamTape, Walker};
 use crate::image::Digest;
 use crate::image::digest::Hasher;
 
@@ -69,23 +71,40 @@ pub(super) type Obstacle = String;
 
 impl Anatomy {
     /// Walks a layer. `Ok(Err(_))` says why it stays as it is.
-    pub(super) fn read<T: Tape + BufRead>(tape: &mut T) -> Result<Result<Self, Obstacle>, Fault> {
+    pub(super) fn read(
+        tape: &mut HashedTape<impl BufRead>,
+        names: &mut Names,
+    ) -> Result<Result<Self, Obstacle>, Fault> {
         let mut scan = Scan::default();
+        // A piece is what stands together and belongs together; none: the directories that every part repeats.
+        let mut piece: Option<usize> = None;
         let mut walker = Walker::new(tape);
-        while let Some(entry) = walker.next()? {
-            match scan.entry(&entry, walker.headers()) {
+        loop {
+            walker.tape().begin();
+            let Some(entry) = walker.next()? else { break };
+            let unit = match scan.entry(&entry, walker.headers()) {
+                Ok(unit) => unit,
                 Err(why) => return Ok(Err(why)),
-                // The directories that every part repeats.
-                Ok(None) => {}
-                Ok(Some(at)) => {
-                    let mut body = blake3::Hasher::new();
-                    walker.pass(|bytes| {
-                        body.update(bytes);
-                    })?;
-                    scan.units[at].content.update(body.finalize().as_bytes());
-                }
+            };
+            if unit != piece {
+                let hash = walker.tape().cut();
+                names.piece(&hash);
+                scan.piece(piece, &hash);
+                piece = unit;
             }
+            let (tape, headers) = walker.tape_and_headers();
+            tape.keep(headers);
+            // In the middle of headers nothing can be told of what is before.
+            while names.next_before(entry.data).is_some() {
+                names.leave_out();
+            }
+            while let Some(place) = names.next_before(entry.end()) {
+                walker.pass_to(place)?;
+                names.name(&walker.tape().so_far());
+            }
+            walker.pass()?;
         }
+        scan.piece(piece, &walker.tape().cut());
         Ok(scan.finish())
     }
 }
@@ -173,7 +192,6 @@ impl Scan {
         }
         let unit = &mut self.units[at];
         unit.whiteouts |= name.last().is_some_and(|last| last.starts_with(b".wh."));
-        unit.content.update(headers);
         match unit.ranges.last_mut() {
             Some(last) if last.end == entry.start => last.end = entry.end(),
             _ => {
@@ -185,6 +203,13 @@ impl Scan {
             return Err("the layer is in too many pieces".to_owned());
         }
         Ok(Some(at))
+    }
+
+    /// Notes what a piece of a unit holds.
+    fn piece(&mut self, unit: Option<usize>, hash: &blake3::Hash) {
+        if let Some(unit) = unit {
+            self.units[unit].content.update(hash.as_bytes());
+        }
     }
 
     fn unit(&mut self, path: Option<&str>) -> usize {
@@ -288,7 +313,7 @@ mod tests {
         add(&mut tar, tar::EntryType::Link, &format!("nix/store/{c}/x"), &format!("nix/store/{a}/file"), b"");
         add(&mut tar, tar::EntryType::Symlink, "bin/app", &format!("/nix/store/{b}/file"), b"");
         let tar = tar.into_inner().unwrap();
-        let anatomy = Anatomy::read(&mut StreamTape(&tar[..])).unwrap().unwrap();
+        let anatomy = Anatomy::read(&mut HashedTape::new(&tar[..]), &mut Names::default()).unwrap().unwrap();
         let names: Vec<(Vec<String>, bool)> =
             anatomy.units.iter().map(|unit| (unit.paths.clone(), unit.outside)).collect();
         assert_eq!(names, [(vec![a, c], false), (vec![b], false), (vec![], true)]);
@@ -302,7 +327,7 @@ mod tests {
         let mut tar = tar::Builder::new(Vec::new());
         add(&mut tar, tar::EntryType::Regular, "bin/app", "", b"x");
         let tar = tar.into_inner().unwrap();
-        let why = Anatomy::read(&mut StreamTape(&tar[..])).unwrap().unwrap_err();
+        let why = Anatomy::read(&mut HashedTape::new(&tar[..]), &mut Names::default()).unwrap().unwrap_err();
         assert!(why.contains("no store paths"), "{why}");
         assert!(parts(b"nix/store/../x").is_none());
         assert!(!is_store_name(".wh.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-x"));

@@ -8,6 +8,8 @@
 mod ahead;
 mod anatomy;
 mod docker;
+mod hashed;
+mod marks;
 mod oci;
 mod pieces;
 mod sweep;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::ahead::Ahead;
+use self::hashed::HashedTape;
 use self::pieces::{Exact, Pieces, Reel};
 use self::tape::{Fault, FileTape, Index, Place, StreamTape};
 use self::unpack::{Decoder, Packed};
@@ -31,6 +34,7 @@ use super::relayer::Part;
 use super::{Digest, Error};
 
 pub use self::anatomy::{Anatomy, Unit};
+pub use self::marks::{Hashed, Mark, Names};
 pub(super) use self::oci::listed;
 pub use self::sweep::{Sweep, Swept};
 pub use self::unpack::Codec;
@@ -103,6 +107,8 @@ enum Location {
 
 /// Bytes read at once of a layer that is looked into.
 const READ: usize = 128 * 1024;
+/// The same where it is hashed by BLAKE3, which takes longer for pieces that are no round number of its blocks.
+const LONG_READ: usize = 512 * 1024;
 /// The end mark of a tar.
 const END_MARK: [u8; 1024] = [0; 1024];
 
@@ -133,7 +139,7 @@ impl Tarball {
     fn read(bytes: &mut dyn Read) -> Result<Self, Fault> {
         let mut bytes =
             Hashing { inner: io::BufReader::with_capacity(READ, bytes), hasher: Hasher::default() };
-        let anatomy = anatomy_of(&mut StreamTape(&mut bytes));
+        let anatomy = anatomy_of(&mut bytes, &mut Names::default());
         // Whatever that says: what cannot be read to its end has no digest.
         io::copy(&mut bytes, &mut io::sink())?;
         Ok(Self { anatomy: anatomy?, digest: bytes.hasher.finish() })
@@ -169,8 +175,8 @@ impl<R: BufRead> Read for Hashing<R> {
 }
 
 /// Looks into a layer. One that is no tar from begin to end can still be pushed as it is.
-fn anatomy_of<R: BufRead>(tape: &mut StreamTape<R>) -> Result<Result<Anatomy, String>, Fault> {
-    match Anatomy::read(tape) {
+fn anatomy_of<R: BufRead>(bytes: &mut R, names: &mut Names) -> Result<Result<Anatomy, String>, Fault> {
+    match Anatomy::read(&mut HashedTape::new(bytes), names) {
         Err(Fault::Shape(why)) => Ok(Err(why)),
         Err(Fault::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Ok(Err("the layer's tar ends in the middle of a member".to_owned()))
@@ -271,11 +277,12 @@ impl Image {
     }
 
     /// What the one layer of a Nix image holds. The inner error says why it cannot be split. Whether the layer is what
-    /// the configuration says is another question, which can be asked at the same time: [`check_whole`](Self::check_whole).
+    /// the configuration says is another question, which can be asked at the same time: [`check_whole`](Self::check_whole). With
+    /// `names` that one's marks can be made.
     ///
     /// # Errors
     /// When the source cannot be read.
-    pub fn anatomy(&self) -> Result<Result<Anatomy, String>, Error> {
+    pub fn anatomy(&self, names: &mut Names) -> Result<Result<Anatomy, String>, Error> {
         let location = match self.whole() {
             Ok(location) => location,
             Err(why) => return Ok(Err(why)),
@@ -289,48 +296,68 @@ impl Image {
         if self.source.is_read() {
             return Ok(Err("it can be read only once".to_owned()));
         }
-        let bytes = io::BufReader::with_capacity(READ, self.source.read(location)?);
-        anatomy_of(&mut StreamTape(bytes)).map_err(|fault| explain(self.path(), fault, "layer's tar"))
+        let mut bytes = io::BufReader::with_capacity(LONG_READ, self.source.read(location)?);
+        anatomy_of(&mut bytes, names).map_err(|fault| explain(self.path(), fault, "layer's tar"))
     }
 
     /// Reads the layer that [`anatomy`](Self::anatomy) looks into, unless that was done when the source was opened, and sees
-    /// whether it is what the configuration says. It gives up, with no answer, when `stop` is set.
+    /// whether it is what the configuration says. Marks are those of a layer that may be much the same: up to where this
+    /// one seems to be, it is not read. It gives up, with no answer, when `stop` is set.
     ///
     /// # Errors
     /// [`Error::Lie`] when it is not, and when the source cannot be read.
-    pub fn check_whole(&self, stop: &AtomicBool) -> Result<(), Error> {
+    pub fn check_whole(&self, marks: &[Mark], stop: &AtomicBool) -> Result<Hashed, Error> {
         let (Ok(location), Some(said)) =
             (self.whole(), self.layers.first().and_then(|layer| layer.diff_id.as_ref()))
         else {
-            return Ok(());
+            return Ok(Hashed::default());
         };
-        let is = match self.source.tarball(location) {
-            Some(tarball) => tarball.digest.clone(),
-            None => {
-                let mut hasher = Hasher::default();
-                let mut bytes = io::BufReader::with_capacity(READ, self.source.read(location)?);
-                loop {
-                    let piece = bytes.fill_buf();
-                    let piece =
-                        piece.map_err(|error| explain(self.path(), Fault::Io(error), "layer's tar"))?;
-                    if piece.is_empty() {
-                        break hasher.finish();
-                    }
-                    if stop.load(Ordering::Relaxed) {
-                        return Ok(());
-                    }
-                    hasher.update(piece);
-                    let length = piece.len();
-                    bytes.consume(length);
-                }
-            }
+        let (is, hashed) = match self.source.tarball(location) {
+            Some(tarball) => (tarball.digest.clone(), Hashed::default()),
+            None => match self.hash(location, marks, stop)? {
+                Some(hashed) => (hashed.digest(), hashed),
+                None => return Ok(Hashed::default()),
+            },
         };
         if is == *said {
-            return Ok(());
+            return Ok(hashed);
+        }
+        // Not by the word of a cache.
+        if hashed.is_resumed() {
+            return self.check_whole(&[], stop);
         }
         Err(self
             .source
             .lie(format!("a layer hashes to {is}, the configuration says {said}: one of them is damaged")))
+    }
+
+    fn hash(&self, location: &Location, marks: &[Mark], stop: &AtomicBool) -> Result<Option<Hashed>, Error> {
+        let failed = |error| explain(self.path(), Fault::Io(error), "layer's tar");
+        let (path, place) = match (location, &self.source.storage) {
+            (Location::Member(place), Storage::Tar(_)) => (self.path(), Some(*place)),
+            (Location::File(path), _) => (path.as_path(), None),
+            _ => return Err(self.source.lie("its layer cannot be read by itself")),
+        };
+        let mut file = File::open(path).map_err(|error| Error::io(path, error))?;
+        let place = match place {
+            Some(place) => place,
+            None => Place { offset: 0, size: file.metadata().map_err(failed)?.len() },
+        };
+        let mut hashed = Hashed::begin(&file, place.offset, place.size, marks).map_err(failed)?;
+        file.seek(SeekFrom::Start(place.offset + hashed.length())).map_err(failed)?;
+        let mut bytes = io::BufReader::with_capacity(READ, Exact::new(file, place.size - hashed.length()));
+        loop {
+            let piece = bytes.fill_buf().map_err(failed)?;
+            if piece.is_empty() {
+                return Ok(Some(hashed));
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            hashed.update(piece);
+            let length = piece.len();
+            bytes.consume(length);
+        }
     }
 
     /// Where the one layer of a Nix image stands as a plain tar, or why there is none.

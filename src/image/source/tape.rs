@@ -220,7 +220,7 @@ impl<'a, T: Tape> Walker<'a, T> {
 
     /// The next member; `None` at the end mark. Data of the one before that was not read is stepped over.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, Fault> {
-        self.tape.skip(std::mem::take(&mut self.ahead))?;
+        self.pass()?;
         self.headers.clear();
         let start = self.position;
         let mut long_name: Option<Vec<u8>> = None;
@@ -290,24 +290,28 @@ impl<'a, T: Tape> Walker<'a, T> {
         }
     }
 
-    /// Reads the data of the last entry, padding included, and shows it piece by piece, where it stands.
-    pub(super) fn pass(&mut self, mut seen: impl FnMut(&[u8])) -> io::Result<()>
-    where
-        T: BufRead,
-    {
-        while self.ahead > 0 {
-            let there = match self.tape.fill_buf() {
-                Ok([]) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(there) => there,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let count = there.len().min(usize::try_from(self.ahead).unwrap_or(usize::MAX));
-            seen(&there[..count]);
-            self.tape.consume(count);
-            self.ahead -= count as u64;
-        }
-        Ok(())
+    /// What is walked.
+    pub(super) fn tape(&mut self) -> &mut T {
+        self.tape
+    }
+
+    /// Both at once.
+    pub(super) fn tape_and_headers(&mut self) -> (&mut T, &[u8]) {
+        (self.tape, &self.headers)
+    }
+
+    /// Steps over the data of the last entry, padding included.
+    pub(super) fn pass(&mut self) -> io::Result<()> {
+        self.tape.skip(std::mem::take(&mut self.ahead))
+    }
+
+    /// Steps over data of the last entry up to a position in it.
+    pub(super) fn pass_to(&mut self, position: u64) -> io::Result<()> {
+        // The next header stands at `self.position`.
+        let is_at = self.position - self.ahead;
+        let step = position.saturating_sub(is_at).min(self.ahead);
+        self.ahead -= step;
+        self.tape.skip(step)
     }
 
     /// The first bytes of the last entry's data, at most [`BLOCK`], which then count as read.
@@ -439,8 +443,9 @@ fn read_block(tape: &mut impl Tape, block: &mut [u8; BLOCK as usize]) -> io::Res
 /// The member's size, once the header's checksum fits.
 fn check(header: &tar::Header, at: u64) -> Result<u64, Fault> {
     let bytes = header.as_bytes();
-    let sum: u32 =
-        bytes.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) }).sum();
+    let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
+    // Its own field counts as spaces.
+    let sum = sum(bytes) - sum(&bytes[148..156]) + 8 * u32::from(b' ');
     if header.cksum().ok() != Some(sum) {
         return Err(Fault::Shape(format!("no tar header at byte {at}")));
     }

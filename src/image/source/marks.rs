@@ -1,0 +1,154 @@
+//! Places in a layer at which the hashing of the whole of it may begin, because what stands before them was hashed in
+//! an earlier push.
+//!
+//! SHA-256 goes from a layer's begin to its end on one core, and a push of a small change takes about as long as that. What
+//! it has come to at some place depends on nothing but the bytes before, and up to the first path that changed these are the
+//! same as in the image of the last push. That they are is seen only when all of them have been read, which is done at the
+//! same time; so where to begin is guessed from samples of the layer, which take a millisecond. A path that comes, goes or
+//! grows moves all that follows, and samples with it. A guess that what was read does not bear out costs the time of hashing
+//! the layer again, from its begin.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use crate::image::digest::Hasher;
+
+/// From one place to the next, in bytes. SHA-256's blocks and tar's are parts of it.
+const STEP: u64 = 16 << 20;
+/// From one sample to the next.
+const SAMPLE_STEP: u64 = 256 << 10;
+/// The length of a sample.
+const SAMPLE: usize = 512;
+/// The most places in a layer; one takes some hundred bytes in the cache.
+const MAX_PLACES: usize = 256;
+
+/// What is known of a layer up to a place: the first stands at [`STEP`], the next at twice that, and so on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Mark {
+    /// Names the samples since the place before.
+    samples: String,
+    /// Names all bytes before it. Empty where that cannot be told.
+    content: String,
+    /// What SHA-256 has come to, as [`Hasher::state`] writes it.
+    state: String,
+}
+
+/// A layer that is being hashed.
+#[derive(Debug, Default)]
+pub struct Hashed {
+    /// One for each place in the layer.
+    samples: Vec<String>,
+    /// Places that were taken from an earlier layer.
+    begun: usize,
+    /// What SHA-256 has come to at those behind.
+    states: Vec<String>,
+    sha256: Hasher,
+}
+
+impl Hashed {
+    /// Begins at the last place up to which the layer, which stands in a file, seems to be one that has these marks.
+    pub(super) fn begin(file: &File, offset: u64, size: u64, marks: &[Mark]) -> io::Result<Self> {
+        let samples = samples(file, offset, size)?;
+        let alike = samples.iter().zip(marks).take_while(|(samples, mark)| **samples == mark.samples).count();
+        let resumed = (1..=alike).rev().find_map(|count| {
+            let mark = &marks[count - 1];
+            let sha256 = Hasher::resume(&mark.state, count as u64 * STEP)?;
+            (!mark.content.is_empty()).then_some((count, sha256))
+        });
+        let (begun, sha256) = resumed.unwrap_or_default();
+        Ok(Self { samples, begun, states: Vec::new(), sha256 })
+    }
+
+    /// How many bytes are done.
+    pub(super) fn length(&self) -> u64 {
+        self.sha256.length()
+    }
+
+    /// Takes in the next bytes.
+    pub(super) fn update(&mut self, mut bytes: &[u8]) {
+        loop {
+            let ahead = STEP - self.length() % STEP;
+            if (bytes.len() as u64) < ahead {
+                return self.sha256.update(bytes);
+            }
+            // No longer than the bytes, as was just seen.
+            let (before, behind) = bytes.split_at(ahead as usize);
+            self.sha256.update(before);
+            if self.begun + self.states.len() < self.samples.len() {
+                self.states.push(self.sha256.state());
+            }
+            bytes = behind;
+        }
+    }
+
+    /// Whether it took an earlier layer's word for anything.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.begun > 0
+    }
+
+    /// The digest of all bytes.
+    pub(super) fn digest(&self) -> crate::image::Digest {
+        self.sha256.clone().finish()
+    }
+
+    /// The layer's own marks, once all of it was read. `None`: it is not the same as the earlier layer up to where its hashing
+    /// began.
+    #[must_use]
+    pub(crate) fn marks(&self, earlier: &[Mark], names: &Names) -> Option<Vec<Mark>> {
+        let earlier = &earlier[..self.begun];
+        if let Some(mark) = earlier.last()
+            && names.0.get(self.begun - 1) != Some(&mark.content)
+        {
+            return None;
+        }
+        let states = earlier.iter().map(|mark| &mark.state).chain(&self.states);
+        let marks = self.samples.iter().zip(&names.0).zip(states).map(|((samples, content), state)| Mark {
+            samples: samples.clone(),
+            content: content.clone(),
+            state: state.clone(),
+        });
+        Some(marks.collect())
+    }
+}
+
+fn samples(file: &File, offset: u64, size: u64) -> io::Result<Vec<String>> {
+    let places = (size / STEP).min(MAX_PLACES as u64);
+    let of_place = |place: u64| {
+        let mut hasher = blake3::Hasher::new();
+        let mut sample = [0; SAMPLE];
+        for at in 0..STEP / SAMPLE_STEP {
+            file.read_exact_at(&mut sample, offset + place * STEP + at * SAMPLE_STEP)?;
+            hasher.update(&sample);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    };
+    (0..places).map(of_place).collect()
+}
+
+/// Names what stands before each place of a layer, while all of it is read.
+#[derive(Debug, Default)]
+pub struct Names(Vec<String>, blake3::Hasher);
+
+impl Names {
+    /// A piece of the layer has ended.
+    pub(super) fn piece(&mut self, hash: &blake3::Hash) {
+        self.1.update(hash.as_bytes());
+    }
+
+    /// The next place, if that is before `end`.
+    pub(super) fn next_before(&self, end: u64) -> Option<u64> {
+        let place = (self.0.len() as u64 + 1) * STEP;
+        (place < end && self.0.len() < MAX_PLACES).then_some(place)
+    }
+
+    /// Names the next place: it is in a piece of which so much came before.
+    pub(super) fn name(&mut self, piece: &blake3::Hash) {
+        self.0.push(self.1.clone().update(piece.as_bytes()).finalize().to_hex().to_string());
+    }
+
+    /// Leaves out the next place.
+    pub(super) fn leave_out(&mut self) {
+        self.0.push(String::new());
+    }
+}
