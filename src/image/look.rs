@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 use super::push::Layering;
-use super::source::{Anatomy, Hashed, Image, Mark, Names, Wanted};
+use super::source::{Anatomy, Image, Mark, Names, Wanted, WholeHash};
 use super::{Error, relayer};
 
 /// A source that is being opened and, where its layer is to be split, looked into.
@@ -102,7 +102,7 @@ fn look(path: &Path, name: Option<&str>, layering: Layering, marks: Vec<Mark>) -
 #[derive(Debug)]
 pub(super) struct Check {
     image: Image,
-    hashed: oneshot::Receiver<Result<Hashed, Error>>,
+    hashed: oneshot::Receiver<Result<WholeHash, Error>>,
     stop: Arc<AtomicBool>,
     /// Marks of an earlier layer, one of which it may have begun at.
     earlier: Vec<Mark>,
@@ -153,7 +153,7 @@ fn hash(
     image: &Image,
     marks: &[Mark],
     stop: &Arc<AtomicBool>,
-) -> Result<oneshot::Receiver<Result<Hashed, Error>>, Error> {
+) -> Result<oneshot::Receiver<Result<WholeHash, Error>>, Error> {
     let (tell, hashed) = oneshot::channel();
     let (own, marks, stop) = (image.clone(), marks.to_vec(), Arc::clone(stop));
     let run = move || {

@@ -332,6 +332,71 @@ fn a_layer_that_lies_is_found_out_when_it_is_split_too() {
     assert_eq!(crate::tags(&registry, "shop/app"), [""; 0]);
 }
 
+/// Long enough for the next push to begin its hashing in the middle.
+fn long_image(version: &str) -> TestImage {
+    let mut layer = Layer::new();
+    for at in 0..4u32 {
+        let path = store_name(&at.to_string(), "lib");
+        layer.file(&format!("nix/store/{path}/lib.so"), &content(at, 10_000_000));
+    }
+    layer.file(&format!("nix/store/{}/server", store_name(version, "app")), version.as_bytes());
+    TestImage { layers: vec![layer.finish()], created: "1970-01-01T00:00:01Z".to_owned() }
+}
+
+/// What the push before has hashed is not hashed again, and yet nothing gets by.
+#[test]
+fn bytes_that_were_hashed_before_are_not_taken_to_be_the_same() {
+    let registry = DockerRegistry::start("");
+    let sower = Sower::new();
+    let image = long_image("one");
+    let to = |tag: &str| format!("{}/shop/app:{tag}", registry.address);
+    let push = |image: &[u8], tag: &str| {
+        std::fs::write(sower.path("image.tar"), image).unwrap();
+        sower.image(&["push", "image.tar", &to(tag), "--plain-http", "--compression", "none", "--json"])
+    };
+    push(&image.archive(), "one").well();
+
+    // Only the application is new.
+    let second = long_image("two");
+    let sent = push(&second.archive(), "two").well().json()["uploaded"].as_u64().unwrap();
+    assert!(sent < 10_000, "{sent}");
+    assert_eq!(unpacked(&pulled(&to("two")).1), unpacked(&second.layers));
+
+    // Other bytes under an old name, early: the configuration knows nothing of them.
+    let mut members = second.members();
+    members[0].1[5_000_000] ^= 1;
+    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    push(&crate::parts::tar(&members), "twisted").badly(1, &["hashes to", "damaged", "nothing was tagged"]);
+
+    // And now it does.
+    let mut other = second.clone();
+    other.layers[0][5_000_000] ^= 1;
+    push(&other.archive(), "other").well();
+    assert_eq!(unpacked(&pulled(&to("other")).1), unpacked(&other.layers));
+    assert_eq!(crate::tags(&registry, "shop/app"), ["one", "other", "two"]);
+}
+
+/// A cache that is wrong costs time.
+#[test]
+fn a_state_in_the_cache_that_is_not_true_accuses_nobody() {
+    let registry = DockerRegistry::start("");
+    let sower = Sower::new();
+    let to = format!("{}/shop/app:t", registry.address);
+    let push = |version: &str| {
+        long_image(version).write(&sower.path("image.tar"));
+        sower.image(&["push", "image.tar", &to, "--plain-http", "--compression", "none"]).well();
+    };
+    push("one");
+    let marks = std::fs::read_dir(sower.path("cache").join("marks")).unwrap().next().unwrap().unwrap().path();
+    let text = zstd::decode_all(&std::fs::read(&marks).unwrap()[..]).unwrap();
+    let mut read: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap();
+    assert_eq!(read.len(), 2);
+    read[1]["state"] = read[0]["state"].clone();
+    std::fs::write(&marks, zstd::encode_all(&serde_json::to_vec(&read).unwrap()[..], 3).unwrap()).unwrap();
+    push("two");
+    assert_eq!(unpacked(&pulled(&to).1), unpacked(&long_image("two").layers));
+}
+
 #[test]
 fn every_compression_gives_the_same_image() {
     let registry = DockerRegistry::start("");

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use crate::image::Digest;
 use crate::image::digest::Hasher;
 
 /// From one place to the next, in bytes. SHA-256's blocks and tar's are parts of it.
@@ -34,9 +35,9 @@ pub struct Mark {
     state: String,
 }
 
-/// A layer that is being hashed.
+/// The hashing of a whole layer.
 #[derive(Debug, Default)]
-pub struct Hashed {
+pub struct WholeHash {
     /// One for each place in the layer.
     samples: Vec<String>,
     /// Places that were taken from an earlier layer.
@@ -46,7 +47,7 @@ pub struct Hashed {
     sha256: Hasher,
 }
 
-impl Hashed {
+impl WholeHash {
     /// Begins at the last place up to which the layer, which stands in a file, seems to be one that has these marks.
     pub(super) fn begin(file: &File, offset: u64, size: u64, marks: &[Mark]) -> io::Result<Self> {
         let samples = samples(file, offset, size)?;
@@ -88,7 +89,7 @@ impl Hashed {
     }
 
     /// The digest of all bytes.
-    pub(super) fn digest(&self) -> crate::image::Digest {
+    pub(super) fn digest(&self) -> Digest {
         self.sha256.clone().finish()
     }
 
@@ -98,15 +99,13 @@ impl Hashed {
     pub(crate) fn marks(&self, earlier: &[Mark], names: &Names) -> Option<Vec<Mark>> {
         let earlier = &earlier[..self.begun];
         if let Some(mark) = earlier.last()
-            && names.0.get(self.begun - 1) != Some(&mark.content)
+            && names.found.get(self.begun - 1) != Some(&mark.content)
         {
             return None;
         }
         let states = earlier.iter().map(|mark| &mark.state).chain(&self.states);
-        let marks = self.samples.iter().zip(&names.0).zip(states).map(|((samples, content), state)| Mark {
-            samples: samples.clone(),
-            content: content.clone(),
-            state: state.clone(),
+        let marks = self.samples.iter().zip(&names.found).zip(states).map(|((samples, content), state)| {
+            Mark { samples: samples.clone(), content: content.clone(), state: state.clone() }
         });
         Some(marks.collect())
     }
@@ -128,27 +127,115 @@ fn samples(file: &File, offset: u64, size: u64) -> io::Result<Vec<String>> {
 
 /// Names what stands before each place of a layer, while all of it is read.
 #[derive(Debug, Default)]
-pub struct Names(Vec<String>, blake3::Hasher);
+pub struct Names {
+    found: Vec<String>,
+    /// The pieces that were read.
+    pieces: blake3::Hasher,
+}
 
 impl Names {
     /// A piece of the layer has ended.
     pub(super) fn piece(&mut self, hash: &blake3::Hash) {
-        self.1.update(hash.as_bytes());
+        self.pieces.update(hash.as_bytes());
     }
 
     /// The next place, if that is before `end`.
     pub(super) fn next_before(&self, end: u64) -> Option<u64> {
-        let place = (self.0.len() as u64 + 1) * STEP;
-        (place < end && self.0.len() < MAX_PLACES).then_some(place)
+        let place = (self.found.len() as u64 + 1) * STEP;
+        (place < end && self.found.len() < MAX_PLACES).then_some(place)
     }
 
     /// Names the next place: it is in a piece of which so much came before.
     pub(super) fn name(&mut self, piece: &blake3::Hash) {
-        self.0.push(self.1.clone().update(piece.as_bytes()).finalize().to_hex().to_string());
+        self.found.push(self.pieces.clone().update(piece.as_bytes()).finalize().to_hex().to_string());
     }
 
     /// Leaves out the next place.
     pub(super) fn leave_out(&mut self) {
-        self.0.push(String::new());
+        self.found.push(String::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// Bytes that differ from place to place.
+    fn layer(length: usize) -> Vec<u8> {
+        (0..length as u64).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"before").unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// As whoever looks into the layer names its places.
+    fn names(bytes: &[u8]) -> Names {
+        let mut names = Names::default();
+        while let Some(place) = names.next_before(bytes.len() as u64) {
+            names.name(&blake3::hash(&bytes[..place as usize]));
+        }
+        names
+    }
+
+    /// Hashes a layer. Where it began, and its marks.
+    fn hash(bytes: &[u8], earlier: &[Mark]) -> (u64, Option<Vec<Mark>>) {
+        let mut whole = WholeHash::begin(&file(bytes), 6, bytes.len() as u64, earlier).unwrap();
+        let began = whole.length();
+        for piece in bytes[began as usize..].chunks(100_003) {
+            whole.update(piece);
+        }
+        let marks = whole.marks(earlier, &names(bytes));
+        assert_eq!(whole.digest() == Digest::of(bytes), marks.is_some());
+        (began, marks)
+    }
+
+    #[test]
+    fn hashing_begins_at_the_last_place_before_a_change() {
+        let one = layer(3 * STEP as usize + 5000);
+        let (began, marks) = hash(&one, &[]);
+        assert_eq!(began, 0);
+        let marks = marks.unwrap();
+        assert_eq!(marks.len(), 3);
+        assert_eq!(hash(&one, &marks), (3 * STEP, Some(marks.clone())));
+
+        // Some bytes more in the third part move what follows.
+        let mut two = one.clone();
+        two.splice(2 * STEP as usize + 9000..2 * STEP as usize + 9000, [7; 512]);
+        let (began, changed) = hash(&two, &marks);
+        assert_eq!(began, 2 * STEP);
+        let changed = changed.unwrap();
+        assert_eq!(changed[..2], marks[..2]);
+        assert_eq!((3 * STEP, Some(changed.clone())), hash(&two, &changed));
+
+        let mut other = one.clone();
+        other[0] ^= 1;
+        assert_eq!(hash(&other, &marks).0, 0);
+        assert_eq!(hash(&one[..STEP as usize - 1], &marks), (0, Some(Vec::new())));
+    }
+
+    #[test]
+    fn a_change_that_no_sample_sees_is_not_borne_out() {
+        let one = layer(2 * STEP as usize + 5000);
+        let marks = hash(&one, &[]).1.unwrap();
+        let mut two = one;
+        two[SAMPLE + 1] ^= 1;
+        assert_eq!(hash(&two, &marks), (2 * STEP, None));
+    }
+
+    #[test]
+    fn marks_that_are_damaged_or_name_nothing_are_passed_over() {
+        let one = layer(2 * STEP as usize + 5000);
+        let marks = hash(&one, &[]).1.unwrap();
+        let mut damaged = marks.clone();
+        damaged[1].state = "noise".to_owned();
+        assert_eq!(hash(&one, &damaged), (STEP, Some(marks.clone())));
+        damaged[0].content = String::new();
+        assert_eq!(hash(&one, &damaged), (0, Some(marks)));
     }
 }

@@ -34,7 +34,7 @@ use super::relayer::Part;
 use super::{Digest, Error};
 
 pub use self::anatomy::{Anatomy, Unit};
-pub use self::marks::{Hashed, Mark, Names};
+pub use self::marks::{Mark, Names, WholeHash};
 pub(super) use self::oci::listed;
 pub use self::sweep::{Sweep, Swept};
 pub use self::unpack::Codec;
@@ -306,17 +306,17 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Lie`] when it is not, and when the source cannot be read.
-    pub fn check_whole(&self, marks: &[Mark], stop: &AtomicBool) -> Result<Hashed, Error> {
+    pub fn check_whole(&self, marks: &[Mark], stop: &AtomicBool) -> Result<WholeHash, Error> {
         let (Ok(location), Some(said)) =
             (self.whole(), self.layers.first().and_then(|layer| layer.diff_id.as_ref()))
         else {
-            return Ok(Hashed::default());
+            return Ok(WholeHash::default());
         };
         let (is, hashed) = match self.source.tarball(location) {
-            Some(tarball) => (tarball.digest.clone(), Hashed::default()),
+            Some(tarball) => (tarball.digest.clone(), WholeHash::default()),
             None => match self.hash(location, marks, stop)? {
                 Some(hashed) => (hashed.digest(), hashed),
-                None => return Ok(Hashed::default()),
+                None => return Ok(WholeHash::default()),
             },
         };
         if is == *said {
@@ -331,7 +331,12 @@ impl Image {
             .lie(format!("a layer hashes to {is}, the configuration says {said}: one of them is damaged")))
     }
 
-    fn hash(&self, location: &Location, marks: &[Mark], stop: &AtomicBool) -> Result<Option<Hashed>, Error> {
+    fn hash(
+        &self,
+        location: &Location,
+        marks: &[Mark],
+        stop: &AtomicBool,
+    ) -> Result<Option<WholeHash>, Error> {
         let failed = |error| explain(self.path(), Fault::Io(error), "layer's tar");
         let (path, place) = match (location, &self.source.storage) {
             (Location::Member(place), Storage::Tar(_)) => (self.path(), Some(*place)),
@@ -343,7 +348,7 @@ impl Image {
             Some(place) => place,
             None => Place { offset: 0, size: file.metadata().map_err(failed)?.len() },
         };
-        let mut hashed = Hashed::begin(&file, place.offset, place.size, marks).map_err(failed)?;
+        let mut hashed = WholeHash::begin(&file, place.offset, place.size, marks).map_err(failed)?;
         file.seek(SeekFrom::Start(place.offset + hashed.length())).map_err(failed)?;
         let mut bytes = io::BufReader::with_capacity(READ, Exact::new(file, place.size - hashed.length()));
         loop {
