@@ -126,17 +126,16 @@ pub(super) struct Done {
 }
 
 impl Push<'_> {
-    /// Pushes what the same source became before. `None` when that is not known, or the registry lacks some of it.
+    /// Pushes what the same source became before. `None` when the registry lacks some of it.
     ///
     /// # Errors
     /// When the registry does not answer.
     pub async fn remembered(
         &self,
-        key: &Digest,
+        known: Remembered,
         events: &dyn Fn(Event<'_>),
     ) -> Result<Option<Report>, Error> {
         let began = Instant::now();
-        let Some(known) = self.cache.source(key).filter(|_| !self.settings.verify) else { return Ok(None) };
         let manifest = Manifest { media_type: known.media_type, bytes: known.manifest.into_bytes() };
         if !self.registry.has_manifest(&Digest::of(&manifest.bytes)).await? {
             return Ok(None);

@@ -200,12 +200,12 @@ pub(super) async fn run(args: &Args) -> Outcome {
     let identity = format!("{} {}", settings.identity(), name.unwrap_or_default());
     let key = if stream.is_none() { source_key(&args.source, &identity) } else { None };
     let result = async {
-        let is_known = key.as_ref().is_some_and(|key| cache.source(key).is_some());
+        let known = key.as_ref().filter(|_| !settings.verify).and_then(|key| cache.source(key));
         let look = || {
             let marks = if settings.verify { Vec::new() } else { cache.marks(&destination.repository) };
             Look::start(&args.source, name, settings.layering, marks)
         };
-        let mut looking = if stream.is_none() && !is_known { Some(look()?) } else { None };
+        let mut looking = if stream.is_none() && known.is_none() { Some(look()?) } else { None };
         let registry = match &mut looking {
             Some(looking) => looking.beside(open(&settings)).await?,
             None => open(&settings).await?,
@@ -214,8 +214,8 @@ pub(super) async fn run(args: &Args) -> Outcome {
         if let Some(stream) = &stream {
             return push.stream(stream, name, &events).await;
         }
-        if let Some(key) = key.as_ref().filter(|_| is_known)
-            && let Some(report) = push.remembered(key, &events).await?
+        if let Some(known) = known
+            && let Some(report) = push.remembered(known, &events).await?
         {
             return Ok(report);
         }
