@@ -104,8 +104,6 @@ pub(super) struct Check {
     image: Image,
     hashed: oneshot::Receiver<Result<WholeHash, Error>>,
     stop: Arc<AtomicBool>,
-    /// Marks of an earlier layer, one of which it may have begun at.
-    earlier: Vec<Mark>,
     /// What came before its places, as it was found by whoever looks into the layer.
     names: Names,
     /// What it came to.
@@ -119,8 +117,8 @@ impl Check {
     /// When no thread can be started.
     fn start(image: Image, marks: Vec<Mark>) -> Result<Self, Error> {
         let stop = Arc::default();
-        let hashed = hash(&image, &marks, &stop)?;
-        Ok(Self { image, hashed, stop, earlier: marks, names: Names::default(), marks: None })
+        let hashed = hash(&image, marks, &stop)?;
+        Ok(Self { image, hashed, stop, names: Names::default(), marks: None })
     }
 
     /// The marks of the layer, once it is known to be what the configuration says.
@@ -139,23 +137,22 @@ impl Check {
         loop {
             let hashed = (&mut self.hashed).await;
             let hashed = hashed.unwrap_or_else(|_| Err(Error::stopped(self.image.path())))?;
-            if let Some(marks) = hashed.marks(&self.earlier, &self.names) {
+            if let Some(marks) = hashed.marks(&self.names) {
                 return Ok(marks);
             }
             // It is not what it was before, though it looked so.
-            self.earlier.clear();
-            self.hashed = hash(&self.image, &self.earlier, &self.stop)?;
+            self.hashed = hash(&self.image, Vec::new(), &self.stop)?;
         }
     }
 }
 
 fn hash(
     image: &Image,
-    marks: &[Mark],
+    marks: Vec<Mark>,
     stop: &Arc<AtomicBool>,
 ) -> Result<oneshot::Receiver<Result<WholeHash, Error>>, Error> {
     let (tell, hashed) = oneshot::channel();
-    let (own, marks, stop) = (image.clone(), marks.to_vec(), Arc::clone(stop));
+    let (own, stop) = (image.clone(), Arc::clone(stop));
     let run = move || {
         let _ = tell.send(own.check_whole(&marks, &stop));
     };

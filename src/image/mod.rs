@@ -4,8 +4,9 @@
 //! it, while [`look`] lets others ask the registry, [`relayer`] splits the one layer of a Nix image by store paths,
 //! [`layer`] reads one layer once (hash, compress, hash) as a stream of chunks, and [`push`] hands those chunks to the
 //! [`registry`] client, the manifest last; [`stream`] does the same with what can be read only once. [`node`] brings an image
-//! over SSH to a cluster that cannot pull. What was learned is remembered in [`cache`]. [`prune`] removes old tags, through Gitea's packages API
-//! or the registry's own. Nothing here knows of terminals: what happens is told through [`push::Event`] and the reports.
+//! over SSH to a cluster that cannot pull. What was learned is remembered in [`cache`]. [`prune`] removes old tags, through
+//! Gitea's packages API or the registry's own. Nothing here knows of terminals: what happens is told through
+//! [`push::Event`] and the reports.
 
 mod block;
 pub mod cache;

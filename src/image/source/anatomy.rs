@@ -87,7 +87,7 @@ impl Anatomy {
                 Err(why) => return Ok(Err(why)),
             };
             if unit != piece {
-                let hash = walker.tape().cut();
+                let hash = walker.tape().cut()?;
                 names.piece(&hash);
                 scan.piece(piece, &hash);
                 piece = unit;
@@ -100,11 +100,11 @@ impl Anatomy {
             }
             while let Some(place) = names.next_before(entry.end()) {
                 walker.pass_to(place)?;
-                names.name(&walker.tape().so_far());
+                names.name(&walker.tape().so_far()?);
             }
             walker.pass()?;
         }
-        scan.piece(piece, &walker.tape().cut());
+        scan.piece(piece, &walker.tape().cut()?);
         Ok(scan.finish())
     }
 }

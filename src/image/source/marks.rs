@@ -40,9 +40,9 @@ pub struct Mark {
 pub struct WholeHash {
     /// One for each place in the layer.
     samples: Vec<String>,
-    /// Places that were taken from an earlier layer.
-    begun: usize,
-    /// What SHA-256 has come to at those behind.
+    /// Marks of an earlier layer, at the last of which it began.
+    earlier: Vec<Mark>,
+    /// What SHA-256 has come to at the places behind.
     states: Vec<String>,
     sha256: Hasher,
 }
@@ -58,7 +58,7 @@ impl WholeHash {
             (!mark.content.is_empty()).then_some((count, sha256))
         });
         let (begun, sha256) = resumed.unwrap_or_default();
-        Ok(Self { samples, begun, states: Vec::new(), sha256 })
+        Ok(Self { samples, earlier: marks[..begun].to_vec(), states: Vec::new(), sha256 })
     }
 
     /// How many bytes are done.
@@ -76,7 +76,7 @@ impl WholeHash {
             // No longer than the bytes, as was just seen.
             let (before, behind) = bytes.split_at(ahead as usize);
             self.sha256.update(before);
-            if self.begun + self.states.len() < self.samples.len() {
+            if self.earlier.len() + self.states.len() < self.samples.len() {
                 self.states.push(self.sha256.state());
             }
             bytes = behind;
@@ -85,7 +85,7 @@ impl WholeHash {
 
     /// Whether it took an earlier layer's word for anything.
     pub(super) fn is_resumed(&self) -> bool {
-        self.begun > 0
+        !self.earlier.is_empty()
     }
 
     /// The digest of all bytes.
@@ -96,14 +96,13 @@ impl WholeHash {
     /// The layer's own marks, once all of it was read. `None`: it is not the same as the earlier layer up to where its hashing
     /// began.
     #[must_use]
-    pub(crate) fn marks(&self, earlier: &[Mark], names: &Names) -> Option<Vec<Mark>> {
-        let earlier = &earlier[..self.begun];
-        if let Some(mark) = earlier.last()
-            && names.found.get(self.begun - 1) != Some(&mark.content)
+    pub(crate) fn marks(&self, names: &Names) -> Option<Vec<Mark>> {
+        if let Some(mark) = self.earlier.last()
+            && names.found.get(self.earlier.len() - 1) != Some(&mark.content)
         {
             return None;
         }
-        let states = earlier.iter().map(|mark| &mark.state).chain(&self.states);
+        let states = self.earlier.iter().map(|mark| &mark.state).chain(&self.states);
         let marks = self.samples.iter().zip(&names.found).zip(states).map(|((samples, content), state)| {
             Mark { samples: samples.clone(), content: content.clone(), state: state.clone() }
         });
@@ -120,7 +119,7 @@ fn samples(file: &File, offset: u64, size: u64) -> io::Result<Vec<String>> {
             file.read_exact_at(&mut sample, offset + place * STEP + at * SAMPLE_STEP)?;
             hasher.update(&sample);
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        Ok(hasher.finalize().to_string())
     };
     (0..places).map(of_place).collect()
 }
@@ -147,7 +146,7 @@ impl Names {
 
     /// Names the next place: it is in a piece of which so much came before.
     pub(super) fn name(&mut self, piece: &blake3::Hash) {
-        self.found.push(self.pieces.clone().update(piece.as_bytes()).finalize().to_hex().to_string());
+        self.found.push(self.pieces.clone().update(piece.as_bytes()).finalize().to_string());
     }
 
     /// Leaves out the next place.
@@ -190,7 +189,7 @@ mod tests {
         for piece in bytes[began as usize..].chunks(100_003) {
             whole.update(piece);
         }
-        let marks = whole.marks(earlier, &names(bytes));
+        let marks = whole.marks(&names(bytes));
         assert_eq!(whole.digest() == Digest::of(bytes), marks.is_some());
         (began, marks)
     }
