@@ -115,7 +115,6 @@ fn every_form_of_an_image_arrives_with_the_same_content() {
     }
     // And the manifest first, as docker does not.
     members.reverse();
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     std::fs::write(sower.path("inner.tar"), tar(&members)).unwrap();
     let layout = sower.path("layout");
     let from = format!("docker-archive:{}", sower.path("plain.tar").display());
@@ -331,7 +330,6 @@ fn sources_that_lie_tag_nothing() {
     let changed = |change: &dyn Fn(&str, &mut Vec<u8>)| {
         let mut members = image.members();
         members.iter_mut().for_each(|(name, bytes)| change(name, bytes));
-        let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         tar(&members)
     };
     let in_manifest = |from: &str, to: &str| {

@@ -340,9 +340,7 @@ impl TestImage {
     }
 
     pub(crate) fn archive(&self) -> Vec<u8> {
-        let members = self.members();
-        let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-        tar(&members)
+        tar(&self.members())
     }
 
     pub(crate) fn write(&self, path: &Path) {
@@ -350,13 +348,14 @@ impl TestImage {
     }
 }
 
-pub(crate) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn tar(members: &[(impl AsRef<str>, impl AsRef<[u8]>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
+        let bytes = bytes.as_ref();
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        builder.append_data(&mut header, name, *bytes).unwrap();
+        builder.append_data(&mut header, name.as_ref(), bytes).unwrap();
     }
     builder.into_inner().unwrap()
 }

@@ -233,7 +233,6 @@ fn a_cluster_that_cannot_pull_gets_the_image_over_ssh() {
     std::fs::create_dir(&node).unwrap();
     let mut members = image.members();
     members[0].1[5000] ^= 1;
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     std::fs::write(sower.path("twisted.tar"), crate::parts::tar(&members)).unwrap();
     sower
         .image(&["push", "twisted.tar", &to, "--ctr", &ctr])

@@ -68,7 +68,7 @@ fn what_a_stream_names_by_digest_is_known_again_but_not_believed() {
         let manifest =
             serde_json::json!([{"Config": "c.json", "RepoTags": ["a:b"], "Layers": [name(0), name(1)]}]);
         tar(&[
-            (&name(0), &first),
+            (name(0).as_str(), &first[..]),
             (&name(1), &image.layers[1]),
             ("c.json", &config),
             ("manifest.json", manifest.to_string().as_bytes()),
@@ -156,7 +156,6 @@ fn one_image_of_several_is_chosen_by_name() {
         members.push((format!("{prefix}.json"), image.config()));
     }
     members.push(("manifest.json".to_owned(), serde_json::json!(entries).to_string().into_bytes()));
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     let archive = tar(&members);
     std::fs::write(sower.path("both.tar"), &archive).unwrap();
     let to = format!("{}/shop/app:t", registry.address);
@@ -210,11 +209,6 @@ fn layout(layers: &[(Vec<u8>, &str)], image: &TestImage) -> Vec<(String, Vec<u8>
     members
 }
 
-fn archived(members: &[(String, Vec<u8>)]) -> Vec<u8> {
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-    tar(&members)
-}
-
 /// The plain layers of a reference, whatever they are packed with.
 fn plain_layers(sower: &Sower, reference: &str) -> Vec<Vec<u8>> {
     let directory = sower.path("pulled");
@@ -248,7 +242,7 @@ fn what_todays_docker_saves_and_every_kind_of_layer_is_pushed_from_a_file_and_a_
         // Without docker's list it is an OCI layout.
         let oci: Vec<_> = docker.iter().filter(|(name, _)| name != "manifest.json").cloned().collect();
         for (kind, members) in [("docker", docker), ("oci", oci)] {
-            let archive = archived(&members);
+            let archive = tar(&members);
             std::fs::write(sower.path("image.tar"), &archive).unwrap();
             let name = format!("{}/{kind}/layers{}", registry.address, packed.replace('+', "-"));
             let (file, stream) = (format!("{name}:file"), format!("{name}:stream"));
@@ -294,7 +288,7 @@ fn a_compressed_layer_that_is_not_what_the_configuration_says_tags_nothing() {
         let members = layout(&[(pack(&other.layers[0]), "")], &image);
         for without in ["manifest.json", "index.json"] {
             let members: Vec<_> = members.iter().filter(|(name, _)| name != without).cloned().collect();
-            std::fs::write(sower.path("image.tar"), archived(&members)).unwrap();
+            std::fs::write(sower.path("image.tar"), tar(&members)).unwrap();
             let push = sower.image(&["push", "image.tar", &to, "--plain-http"]);
             push.badly(1, &["a layer hashes to", "nothing was tagged"]);
         }

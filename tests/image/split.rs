@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use sower::image::Digest;
 
-use crate::parts::{DockerRegistry, Sower, TestImage, content, gunzip, gzip, part_ok};
+use crate::parts::{DockerRegistry, Sower, TestImage, content, gunzip, gzip, part_ok, tar};
 use crate::pulled;
 
 /// What an unpacker would make of an entry.
@@ -65,6 +65,11 @@ impl Layer {
         self.0.append_pax_extensions(records.iter().copied()).unwrap();
     }
 
+    /// An image of this layer, as old as Nix makes it.
+    fn image(self) -> TestImage {
+        TestImage { layers: vec![self.finish()], created: "1970-01-01T00:00:01Z".to_owned() }
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
@@ -117,9 +122,7 @@ pub(crate) fn nix_image(version: &str) -> TestImage {
     layer.add(tar::EntryType::Symlink, "bin", 0o777, &format!("/nix/store/{app}/bin"), b"");
     layer.add(tar::EntryType::Regular, "etc/sudo", 0o4755, "", b"twice");
     layer.add(tar::EntryType::Regular, "etc/sudo", 0o4711, "", b"the last one counts");
-    let mut image = TestImage { layers: vec![layer.finish()], created: "1970-01-01T00:00:01Z".to_owned() };
-    image.created = "1970-01-01T00:00:01Z".to_owned();
-    image
+    layer.image()
 }
 
 /// What unpacking these layers in turn makes: names to what is there.
@@ -322,8 +325,7 @@ fn a_layer_that_lies_is_found_out_when_it_is_split_too() {
     let mut members = image.members();
     let at = members[0].1.len() / 2;
     members[0].1[at] ^= 1;
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-    let twisted = crate::parts::tar(&members);
+    let twisted = tar(&members);
     for (name, bytes) in [("twisted.tar", twisted.clone()), ("twisted.tar.gz", gzip(&twisted))] {
         std::fs::write(sower.path(name), bytes).unwrap();
         let push = sower.image(&["push", name, &to, "--plain-http"]);
@@ -340,7 +342,7 @@ fn long_image(version: &str) -> TestImage {
         layer.file(&format!("nix/store/{path}/lib.so"), &content(at, 10_000_000));
     }
     layer.file(&format!("nix/store/{}/server", store_name(version, "app")), version.as_bytes());
-    TestImage { layers: vec![layer.finish()], created: "1970-01-01T00:00:01Z".to_owned() }
+    layer.image()
 }
 
 /// What the push before has hashed is not hashed again, and yet nothing gets by.
@@ -365,8 +367,7 @@ fn bytes_that_were_hashed_before_are_not_taken_to_be_the_same() {
     // Other bytes under an old name, early: the configuration knows nothing of them.
     let mut members = second.members();
     members[0].1[5_000_000] ^= 1;
-    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-    push(&crate::parts::tar(&members), "twisted").badly(1, &["hashes to", "damaged", "nothing was tagged"]);
+    push(&tar(&members), "twisted").badly(1, &["hashes to", "damaged", "nothing was tagged"]);
 
     // And now it does.
     let mut other = second.clone();
